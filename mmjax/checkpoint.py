@@ -1,0 +1,297 @@
+"""Checkpoints: a thin class over Orbax's `CheckpointManager`, with four items a step.
+
+    FOLDER/STEP/state       the training state, any tree of arrays
+    FOLDER/STEP/data        JSON: where the input stands (seed, step, manifest)
+    FOLDER/STEP/meta        JSON: config, versions, mesh
+    FOLDER/STEP/processor   JSON: the processor, tokenizer included
+
+A step is written into a temporary folder and renamed when complete, so a killed process leaves no half checkpoint under
+a step's name; what it leaves is removed when the folder is next opened for writing. Old steps go only after the new one is
+whole. Missing and shortened files are noticed on restore; a flipped bit inside array data is not (Orbax keeps no sums).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from mmjax import duration
+from mmjax.config import choice
+from mmjax.errors import ConfigError, did_you_mean
+
+JSON_ITEMS = ("data", "meta", "processor")
+_log = logging.getLogger(__name__)
+
+
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written; raised at the next call after an asynchronous save."""
+
+
+class Restored(NamedTuple):
+    """What one step holds."""
+
+    state: Any
+    data: dict[str, Any]
+    meta: dict[str, Any]
+    processor: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Attributes:
+    every: between saves (a duration: "10%", "500 steps", "1 epoch").
+    keep_latest: newest checkpoints kept; keep_best: also the best ones by the metric `best` ("" = none), `best_mode`.
+    asynchronous: write in the background while training goes on.
+    """
+
+    every: str = "10%"
+    keep_latest: int = 2
+    keep_best: int = 1
+    best: str = ""
+    best_mode: str = choice("max", "min")
+    asynchronous: bool = True
+
+    def check(self, where: str) -> None:
+        if self.keep_latest < 1:
+            raise ConfigError(f"{where}.keep_latest: found {self.keep_latest}, expected 1 or more.")
+        if self.keep_best < (1 if self.best else 0):
+            raise ConfigError(f"{where}.keep_best: found {self.keep_best}, expected 1 or more with best='{self.best}'.")
+
+    def interval(self, total: int, batch_size: int = 0, rows: int = 0) -> int:
+        """`every` in steps, at least 1."""
+        where = "config.checkpoint.every"
+        return max(1, duration.steps(self.every, total=total, batch_size=batch_size, rows=rows, where=where))
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one folder. All processes call every method alike.
+
+    Attributes:
+      every: steps between saves; see `CheckpointConfig.interval`.
+      read_only: never write or clean up, as evaluation beside a running training must.
+    """
+
+    def __init__(self, folder: str | Path, config: CheckpointConfig, *, every: int = 1, read_only: bool = False):
+        self.folder, self.config, self.read_only = Path(folder).absolute(), config, read_only
+        keep = [checkpoint_managers.LatestN(config.keep_latest)]
+        if config.best:
+            keep.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[config.best],
+                    reverse=config.best_mode == "min",
+                    n=config.keep_best,
+                    keep_checkpoints_without_metrics=False,  # the default keeps every one of them forever
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=checkpoint_managers.FixedIntervalPolicy(every),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+            # Without best_fn Orbax neither stores metrics nor knows a best step.
+            best_fn=(lambda metrics: metrics[config.best]) if config.best else None,
+            best_mode=config.best_mode,
+            enable_async_checkpointing=config.asynchronous,
+            # Made in the background, a folder that cannot be made is noticed only by a timeout of five minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        # PyTree and not Standard: only this handler can restore a part of a state.
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), **{n: ocp.JsonCheckpointHandler() for n in JSON_ITEMS}}
+        self._manager = ocp.CheckpointManager(
+            self.folder, item_names=tuple(handlers), item_handlers=handlers, options=options
+        )
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        processor: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Saves when `step` is due, or always with `force`; False where it is not due or already there.
+
+        Returns when the arrays are copied to the host (they may then be donated); the rest goes on in the background.
+
+        Args:
+          metrics: figures of this very step, when known; `config.best` must be among them.
+
+        Raises:
+          SaveFailed: this save, or the one before it, failed.
+          ConfigError: `config.best` is not among the metrics.
+        """
+        steps = self._manager.all_steps()
+        if step in steps:
+            return False
+        if not force and steps and step < steps[-1]:
+            raise SaveFailed(
+                f"{self.folder}: step {steps[-1]} lies ahead of step {step}. Remove it, or train in another folder."
+            )
+        if not force and not self._manager.should_save(step):
+            return False
+        best = self._best_metric(metrics)
+        items = {"data": data, "meta": meta, "processor": processor}
+        arguments = {n: ocp.args.JsonSave(dict(item)) for n, item in items.items()}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **arguments),
+                metrics=best,
+                force=True,
+            )
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise SaveFailed(f"{self.folder}: saving step {step}, or the save before it, failed: {error}") from error
+        return True
+
+    def _best_metric(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
+        best = self.config.best
+        if not best or metrics is None:
+            return None
+        if best not in metrics:
+            near = did_you_mean(best, metrics)
+            raise ConfigError(
+                f"config.checkpoint.best: no metric '{best}'; there are {', '.join(sorted(metrics))}.{near}"
+            )
+        value = float(metrics[best])
+        return {best: value} if math.isfinite(value) else None  # a NaN would sort anywhere
+
+    def steps(self) -> list[int]:
+        """Complete steps, oldest first; a save that is still under way is not among them."""
+        return sorted(s for s in self._manager.all_steps() if (self.folder / str(s)).is_dir())
+
+    def latest_step(self) -> int | None:
+        """The newest complete step, None in an empty folder."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The complete step with the best `config.best`; None when no checkpoint carries it."""
+        if not self.config.best:
+            return None
+        found = {s: (self._manager.metrics(s) or {}).get(self.config.best) for s in self.steps()}
+        sign = 1 if self.config.best_mode == "max" else -1
+        return max((s for s, v in found.items() if v is not None), key=lambda s: (sign * found[s], s), default=None)
+
+    def restore(self, step: int | None, abstract: Any) -> Restored:
+        """The whole of one step, straight onto the devices.
+
+        Args:
+          step: None takes the newest step that can be read; unreadable ones are renamed to STEP.corrupt and said aloud.
+          abstract: the state as `jax.ShapeDtypeStruct`s, with shardings of any mesh (without: the first local device).
+
+        Raises:
+          ConfigError: no checkpoint, none readable, or its arrays are not those of `abstract` (names, shapes, dtypes).
+        """
+        if step is not None:
+            self._expect(step)
+            return self._restore(step, abstract)
+        steps = self.steps()
+        if not steps:
+            raise ConfigError(f"{self.folder}: found no checkpoint.")
+        errors = []
+        for candidate in reversed(steps):
+            try:
+                return self._restore(candidate, abstract)
+            except ConfigError:
+                raise  # readable, but of another model: an older one would be so too
+            except Exception as error:
+                errors.append(f"step {candidate}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+                _log.error("CHECKPOINT UNREADABLE, taking the one before it: %s, %s", self.folder, errors[-1])
+                self._set_aside(candidate)
+        raise ConfigError(f"{self.folder}: no checkpoint can be read. " + "; ".join(errors))
+
+    def restore_partial(self, step: int, abstract: Any) -> Any:
+        """The part of a step's state that `abstract` names, as {"params": {...}}; nothing else is read."""
+        self._expect(step)
+        self._compare(step, abstract, whole=False)
+        return self._manager.restore(step, args=ocp.args.Composite(state=_restore_args(abstract, partial=True)))[
+            "state"
+        ]
+
+    def read_json(self, step: int, item: str) -> dict[str, Any]:
+        """One of the items data, meta, processor."""
+        self._expect(step)
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+
+    def wait(self) -> None:
+        """Returns when all saves are complete; SaveFailed when one is not."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise SaveFailed(f"{self.folder}: an asynchronous save failed: {error}") from error
+
+    def close(self) -> None:
+        """Waits, then ends the background threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _expect(self, step: int) -> None:
+        if step not in self.steps():
+            raise ConfigError(f"{self.folder}: no checkpoint of step {step}. There are {self.steps() or 'none'}.")
+
+    def _restore(self, step: int, abstract: Any) -> Restored:
+        self._compare(step, abstract, whole=True)
+        arguments = {n: ocp.args.JsonRestore() for n in JSON_ITEMS}
+        found = self._manager.restore(step, args=ocp.args.Composite(state=_restore_args(abstract), **arguments))
+        return Restored(found["state"], *(found[n] for n in JSON_ITEMS))
+
+    def _compare(self, step: int, abstract: Any, *, whole: bool) -> None:
+        """Orbax casts dtypes and drops what is not asked for without a word; here both are errors."""
+        metadata = self._manager.item_metadata(step)["state"]
+        if metadata is None:
+            raise ValueError("the state has no metadata")
+        there, here = _leaves(metadata.tree), _leaves(abstract)
+        wrong = [f"'{n}' is not in the checkpoint" for n in here if n not in there]
+        wrong += [f"'{n}' is only in the checkpoint" for n in there if whole and n not in here]
+        wrong += [
+            f"'{n}' is {there[n]} in the checkpoint, {here[n]} here" for n in here if n in there and here[n] != there[n]
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ConfigError(f"{self.folder}, step {step}: {'; '.join(wrong[:5])}{more}.")
+
+    def _set_aside(self, step: int) -> None:
+        if self.read_only:
+            return
+        path, number = self.folder / str(step), 0
+        target = path.with_name(f"{step}.corrupt")
+        while target.exists():
+            number += 1
+            target = path.with_name(f"{step}.corrupt{number}")
+        if jax.process_index() == 0:
+            path.rename(target)
+        ocp.multihost.sync_global_processes(f"mmjax:set_aside:{step}")
+        self._manager.reload()
+
+
+def _restore_args(abstract: Any, *, partial: bool = False) -> ocp.args.PyTreeRestore:
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), abstract)
+    arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=arguments, partial_restore=partial)
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Path of each array -> "[2, 3] float32". A path is of names and places: the kind of container is not stored."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+
+    def part(key: Any) -> str:
+        return str(next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)))
+
+    return {
+        " > ".join(map(part, path)): f"{list(leaf.shape)} {jax.numpy.dtype(leaf.dtype).name}" for path, leaf in flat
+    }

@@ -1,0 +1,1 @@
+"""Data: sources, tokenizer, processor, pipeline (see mmjax/README.md)."""

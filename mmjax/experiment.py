@@ -1,0 +1,227 @@
+"""The whole experiment as one frozen object: `Config`, its data sets, its length; and the rule that shrinks it for a smoke test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmjax.checkpoint import CheckpointConfig
+from mmjax.config import build_dataclass, merge, nest, plain, read_file
+from mmjax.data.processor import ProcessorConfig
+from mmjax.data.sources import SourceConfig
+from mmjax.errors import ConfigError, did_you_mean
+from mmjax.models.multimodal import ModelConfig
+from mmjax.optim import OptimizerConfig
+from mmjax.sharding import MeshConfig
+from mmjax.tasks import Task
+
+SETS = ("train", "validation", "test", "eval")
+_SOURCE_KEYS = {f.name for f in dataclasses.fields(SourceConfig)}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where rows come from. Each of the four is {name: source}; a single source may be written without its name.
+
+    Attributes:
+      root: the folder that relative paths start from.
+      train: {stream: source}: what tasks read in training. The first is the default stream of every task.
+      validation, test, eval: {name: source}; each feeds the stream of its own name, else its `stream`, else the first.
+        Fields left out are inherited from that training stream; a `path` of its own drops the inherited root, split and format.
+      holdout: share of the training pictures that become the validation set where none is named; 0 trains on all of them.
+      threads: reader threads.
+    """
+
+    root: str = ""
+    train: Mapping[str, SourceConfig] = field(default_factory=dict)
+    validation: Mapping[str, SourceConfig] = field(default_factory=dict)
+    test: Mapping[str, SourceConfig] = field(default_factory=dict)
+    eval: Mapping[str, SourceConfig] = field(default_factory=dict)
+    holdout: float = 0.1
+    threads: int = 2
+
+    @classmethod
+    def from_config(cls, value: Any, where: str) -> DataConfig:
+        if isinstance(value, cls):
+            return value
+        value = dict(value)
+        train = _named(value.get("train", {}), "main", f"{where}.train")
+        first = next(iter(train), "main")
+        for group in SETS:
+            sources = _named(value.get(group, {}), "main" if group == "train" else group, f"{where}.{group}")
+            for name, own in sources.items():
+                if group == "train":
+                    sources[name] = {**own, "stream": name}
+                    continue
+                stream = own.get("stream") or (name if name in train else first)
+                if stream not in train:
+                    raise ConfigError(f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, train)}")
+                dropped = ("root", "split", "format") if own.get("path") else ()
+                inherited = {k: v for k, v in train[stream].items() if k not in dropped}
+                sources[name] = {**inherited, **own, "stream": stream}
+            value[group] = sources
+        return build_dataclass(cls, value, where)
+
+
+def _named(value: Any, default: str, where: str) -> dict[str, dict[str, Any]]:
+    """A single source -> {default: source}; a mapping of sources stays. A stray key beside named sources is an error."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: found {value!r}, expected a group of keys (path, root, batch_size, ...).")
+    nested = {k: v for k, v in value.items() if isinstance(v, Mapping)}
+    flat = {k: v for k, v in value.items() if not isinstance(v, Mapping)}
+    for key in flat:
+        if key not in _SOURCE_KEYS:
+            raise ConfigError(f"{where}.{key}: no such key.{did_you_mean(key, _SOURCE_KEYS)}")
+    if not nested:
+        return {default: flat} if flat else {}
+    return {name: {**flat, **own} for name, own in nested.items()}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and manner of the training; exactly one of steps, epochs, examples is set.
+
+    Attributes:
+      steps, epochs, examples: how long. Epochs and examples count rows (pictures) of the first stream.
+      accumulate: microbatches a step; the loss is that of the whole batch.
+      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average.
+      seed: of everything random: initial parameters, row order, augmentation, dropout.
+      log_every: steps between lines of metrics.jsonl.
+      max_bad_steps: the run stops after so many steps in a row without a finite gradient; each is skipped.
+    """
+
+    steps: int = 0
+    epochs: float = 0.0
+    examples: int = 0
+    accumulate: int = 1
+    ema: float = 0.0
+    seed: int = 0
+    log_every: int = 10
+    max_bad_steps: int = 10
+
+    def check(self, where: str) -> None:
+        given = [n for n in ("steps", "epochs", "examples") if getattr(self, n) > 0]
+        if len(given) != 1:
+            raise ConfigError(f"{where}: found {given or 'none'} of steps, epochs, examples; expected exactly one above 0.")
+        if self.accumulate < 1:
+            raise ConfigError(f"{where}.accumulate: found {self.accumulate}, expected 1 or more.")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"{where}.ema: found {self.ema}, expected a decay in [0, 1).")
+
+    def total_steps(self, batch_size: int, rows: int) -> int:
+        """Number of updates for batches of `batch_size` rows out of `rows` an epoch."""
+        if self.steps:
+            return self.steps
+        examples = self.examples or self.epochs * rows
+        return max(1, round(examples / batch_size))
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Attributes:
+    every: between evaluations on the validation sets (a duration: "10%", "500 steps", "1 epoch"); "" is only at the end.
+    start: also before the first step, so that a fault in evaluation shows at once.
+    batch_size: rows a batch; 0 takes the training batch size.
+    examples: pictures in the panel of predictions.
+    """
+
+    every: str = "20%"
+    start: bool = True
+    batch_size: int = 0
+    examples: int = 12
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    data: DataConfig
+    tasks: Mapping[str, Task]
+    model: ModelConfig
+    train: TrainConfig
+    processor: ProcessorConfig = ProcessorConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+
+    def check(self, where: str) -> None:
+        if not self.data.train:
+            raise ConfigError(f"{where}.data.train.path: missing. It names the file or folder to train on.")
+        if not self.tasks:
+            raise ConfigError(f"{where}.tasks: empty. Expected at least one, as tasks.contrastive.weight=1.")
+        for name, source in self.data.train.items():
+            if source.batch_size < 1:
+                raise ConfigError(f"{where}.data.train.batch_size: missing for the stream '{name}'. Expected 1 or more rows.")
+        for name, task in self.tasks.items():
+            if task.stream and task.stream not in self.data.train:
+                near = did_you_mean(task.stream, self.data.train)
+                raise ConfigError(f"{where}.tasks.{name}.stream: no stream '{task.stream}' in {where}.data.train.{near}")
+            if task.couples_rows and self.train.accumulate > 1 and not hasattr(task, "embed"):
+                raise ConfigError(
+                    f"{where}.train.accumulate: found {self.train.accumulate}, but the task '{name}' compares rows of the whole batch "
+                    f"and cannot be accumulated. Set train.accumulate=1, or leave the task out."
+                )
+        unread = [n for n in self.data.train if not self.tasks_of(n)]
+        if unread:
+            raise ConfigError(f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream.")
+
+    @property
+    def first_stream(self) -> str:
+        return next(iter(self.data.train))
+
+    def tasks_of(self, stream: str) -> dict[str, Task]:
+        """The tasks that read a stream, by name."""
+        return {n: t for n, t in self.tasks.items() if (t.stream or self.first_stream) == stream}
+
+    def features_of(self, stream: str) -> frozenset[str]:
+        """All features that the tasks of a stream read."""
+        return frozenset().union(*(t.features for t in self.tasks_of(stream).values()))
+
+
+def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tuple[Config, dict[str, Any]]:
+    """A config file and command line overrides -> (the checked Config, the merged plain mapping it was built from)."""
+    mapping = merge(read_file(file), nest(overrides))
+    if smoke:
+        mapping = shrink(mapping)
+    return from_mapping(mapping), mapping
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> Config:
+    """The checked Config of a nested mapping."""
+    return build_dataclass(Config, mapping, "config")
+
+
+def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The one smoke rule: small widths, depth 2, batches of 8, one step; built-in sets in their smallest version. Nothing else changes."""
+    small = plain(mapping)
+    for tower in ("patch_encoder", "text_encoder", "fusion", "decoder"):
+        part = small.get("model", {}).get(tower)
+        if isinstance(part, dict) and part.get("name", "") != "none":
+            part.pop("size", None)
+            part.update({"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64})
+    if small.get("model", {}).get("embed_dim"):
+        small["model"]["embed_dim"] = 32
+    tokenizer = small.setdefault("processor", {}).setdefault("tokenizer", {})
+    if not tokenizer.get("path"):
+        tokenizer["vocab_size"] = 512
+    _shrink_sources(small.get("data", {}))
+    train = small.setdefault("train", {})
+    for key in ("epochs", "examples"):
+        train.pop(key, None)
+    train.update({"steps": 1, "log_every": 1})
+    small.setdefault("optimizer", {})["warmup"] = "0 steps"
+    return small
+
+
+def _shrink_sources(node: Any) -> None:
+    if not isinstance(node, dict):
+        return
+    if "batch_size" in node:
+        node["batch_size"] = 8
+    if isinstance(node.get("path"), str) and node["path"].startswith("tfds:scenes/"):
+        node["path"] = "tfds:scenes/smoke"
+    for value in node.values():
+        _shrink_sources(value)

@@ -1,0 +1,81 @@
+"""Image-text matching: does this text belong to this picture? With negatives that the contrastive towers find hard."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.losses import SumWeight
+from mmjax.losses.classification import masked_sum
+
+
+class HardNegatives(NamedTuple):
+    """A wrong text for each picture, a wrong picture for each text.
+
+    Attributes:
+      text: [B] int32, row of a text that is wrong for picture b.
+      text_found: [B] bool, False where the picture is invalid or has no wrong text in the batch.
+      image: [M] int32, row of a picture that is wrong for text m.
+      image_found: [M] bool, as `text_found`.
+    """
+
+    text: jax.Array
+    text_found: jax.Array
+    image: jax.Array
+    image_found: jax.Array
+
+
+def hard_negatives(
+    similarity: jax.Array,
+    positives: jax.Array,
+    rng: jax.Array,
+    temperature: float | jax.Array = 1.0,
+    *,
+    image_valid: jax.Array | None = None,
+    text_valid: jax.Array | None = None,
+) -> HardNegatives:
+    """Draws negatives with probability softmax(similarity / temperature) (ALBEF; Li et al., 2021, sec. 3.2).
+
+    The lower the temperature, the harder. No gradient flows into the similarity.
+
+    Args:
+      similarity: [B, M], of the two towers.
+      positives: [B, M] bool, never drawn.
+      rng: a key.
+      image_valid, text_valid: [B], [M] bool; invalid rows are never drawn, and find nothing.
+    """
+    rows, texts = similarity.shape
+    image_valid = jnp.ones(rows, bool) if image_valid is None else image_valid
+    text_valid = jnp.ones(texts, bool) if text_valid is None else text_valid
+    allowed = ~positives & image_valid[:, None] & text_valid
+    logits = jax.lax.stop_gradient(similarity).astype(jnp.float32) / jax.lax.stop_gradient(temperature)
+    logits = jnp.where(allowed, logits, -jnp.inf)
+    text_rng, image_rng = jax.random.split(rng)
+    return HardNegatives(
+        text=jax.random.categorical(text_rng, logits, axis=1).astype(jnp.int32),
+        text_found=allowed.any(axis=1),
+        image=jax.random.categorical(image_rng, logits.T, axis=1).astype(jnp.int32),
+        image_found=allowed.any(axis=0),
+    )
+
+
+def matching_loss(logits: jax.Array, labels: jax.Array, valid: jax.Array | None = None) -> SumWeight:
+    """Cross-entropy of match (1) against no match (0). logits: [N], or [N, 2] (no match, match); labels, valid: [N]."""
+    margin = match_margin(logits)
+    valid = jnp.ones(margin.shape, bool) if valid is None else valid
+    return masked_sum(jax.nn.softplus(jnp.where(labels > 0, -margin, margin)), valid)
+
+
+def matching_accuracy(logits: jax.Array, labels: jax.Array, valid: jax.Array | None = None) -> SumWeight:
+    """How many pairs are on the right side of even odds; arguments as in `matching_loss`."""
+    margin = match_margin(logits)
+    valid = jnp.ones(margin.shape, bool) if valid is None else valid
+    return masked_sum(((margin > 0) == (labels > 0)).astype(jnp.float32), valid)
+
+
+def match_margin(logits: jax.Array) -> jax.Array:
+    """Log odds of a match, [N] float32: a softmax over two logits is a sigmoid of their difference."""
+    logits = logits.astype(jnp.float32)
+    return logits[:, 1] - logits[:, 0] if logits.ndim == 2 else logits

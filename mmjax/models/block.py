@@ -1,0 +1,288 @@
+"""The one block that all towers are made of: ViT, BERT, CLIP, GPT-2 and Llama are settings of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.config import choice
+from mmjax.errors import ConfigError
+from mmjax.models.activations import ACTIVATIONS
+from mmjax.models.attention import attend
+from mmjax.models.dense import Dense
+from mmjax.models.sizes import size_of
+
+# What `jax.checkpoint` may keep for the backward pass, by the name in `remat`.
+POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+kernel_init = nn.initializers.xavier_uniform()
+
+
+class Tokens(NamedTuple):
+    """A sequence. x: [B, N, D]; mask: [B, N] bool, True where a token is real, or None where all are."""
+
+    x: jax.Array
+    mask: jax.Array | None = None
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and kind of a stack of blocks. The defaults are a pre-norm ViT.
+
+    Attributes:
+      size: a name of `sizes.py`; width, depth, heads and mlp_dim override it when they are not 0. With a width of its
+        own and no heads or mlp_dim, heads are width // 64 and mlp_dim is 4 * width.
+      head_dim: 0 is width // heads. kv_heads: 0 is heads; fewer share keys and values (GQA: Ainslie et al., 2023).
+      gated: the MLP is down(activation(gate(x)) * up(x)) (Shazeer, 2020).
+      norm_first: pre-norm with a final norm (ViT, GPT-2, Llama); False is post-norm without (BERT).
+      norm_input: a norm before the first block (CLIP's picture tower, BERT's embeddings).
+      rope_theta: base of the rotary positions, where the tower's `position` is "rope".
+      drop_path: share of rows that skip a residual branch in the last block; it grows linearly from 0 in the first
+        (Huang et al., 2016).
+      remat: what the backward pass keeps: all ("none"), only each block's input ("full"), matmul outputs ("dots"), or
+        those without batch dimensions ("dots_no_batch").
+      scan: run the blocks as one `lax.scan`: compiles once for all, at the price of stacking the parameters in the
+        step.
+    """
+
+    size: str = "S"
+    width: int = 0
+    depth: int = 0
+    heads: int = 0
+    head_dim: int = 0
+    kv_heads: int = 0
+    mlp_dim: int = 0
+    activation: str = choice(*ACTIVATIONS, default="gelu_tanh")
+    gated: bool = False
+    norm: str = choice("layernorm", "rmsnorm")
+    norm_first: bool = True
+    norm_input: bool = False
+    eps: float = 1e-6
+    bias: bool = True
+    rope_theta: float = 10000.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: str = choice("none", *POLICIES)
+    scan: bool = False
+
+    def sized(self, where: str = "config", like: TransformerConfig | None = None) -> TransformerConfig:
+        """The same with every derived size filled in; `like` stands in for `size` where that is "".
+
+        Raises ConfigError where the sizes do not fit together.
+        """
+        base = size_of(self.size, f"{where}.size") if self.size or like is None else like
+        own = self.width not in (0, base.width)
+        width = self.width or base.width
+        heads = self.heads or (max(1, width // 64) if own else base.heads)
+        if not self.head_dim and width % heads:
+            raise ConfigError(f"{where}.heads: {heads} heads do not divide width {width}. Set heads or head_dim.")
+        kv_heads = self.kv_heads or heads
+        if heads % kv_heads:
+            raise ConfigError(f"{where}.kv_heads: found {kv_heads}, expected a divisor of heads ({heads}).")
+        return dataclasses.replace(
+            self,
+            width=width,
+            depth=self.depth or base.depth,
+            heads=heads,
+            head_dim=self.head_dim or width // heads,
+            kv_heads=kv_heads,
+            mlp_dim=self.mlp_dim or (4 * width if own else base.mlp_dim),
+        )
+
+    def check(self, where: str) -> None:
+        """Called by `config.build`."""
+        if self.size:
+            self.sized(where)
+        for name in ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"{where}.{name}: found {getattr(self, name)}, expected 1 or more, or 0 to derive it."
+                )
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected a share in [0, 1).")
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019) over the last axis, computed in float32."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., D] -> [..., D] in `dtype`."""
+        boxed = functools.partial(nn.with_logical_partitioning, names=("embed",))
+        x = x.astype(jnp.float32)
+        if self.config.norm == "layernorm":
+            x = x - jnp.mean(x, -1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.config.eps)
+        x = x * self.param("scale", boxed(nn.initializers.ones), x.shape[-1:])
+        if self.config.norm == "layernorm" and self.config.bias:
+            x = x + self.param("bias", boxed(nn.initializers.zeros), x.shape[-1:])
+        return x.astype(self.dtype)
+
+
+def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    """Rotary positions (Su et al., 2021), halves rotated as in Llama. x: [B, N, H, d] with even d; positions: [B, N]."""
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions.astype(jnp.float32)[..., None, None] * frequencies
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of a sequence over itself or over a memory; H query heads share G key and value heads."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        past: tuple[jax.Array, jax.Array] | None = None,
+        index: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """x: [B, N, D] -> ([B, N, D], (k, v)).
+
+        memory: [Bm, M, E], read in place of x; Bm divides B, and query row r reads memory row r // (B // Bm).
+        mask: [Bm or B, 1 or N, M]. positions: [B, N], turns on rotary positions.
+        past: keys and values [B, T, G, d]. With `index`, those of x are written there first; without, they are those
+          of a memory that was projected before.
+        """
+        c = self.config
+        dense = functools.partial(Dense, use_bias=c.bias, dtype=self.dtype, kernel_init=kernel_init)
+        project = functools.partial(dense, kernel_axes=("embed", "heads"), bias_axes=("heads",))
+        q = project(c.heads * c.head_dim, name="query")(x).reshape(*x.shape[:2], c.heads, c.head_dim)
+        if past is not None and index is None:
+            k, v = past
+        else:
+            source = x if memory is None else memory
+            project = functools.partial(dense, c.kv_heads * c.head_dim, kernel_axes=("embed", "kv"), bias_axes=("kv",))
+            k = project(name="key")(source).reshape(*source.shape[:2], c.kv_heads, c.head_dim)
+            v = project(name="value")(source).reshape(*source.shape[:2], c.kv_heads, c.head_dim)
+        if positions is not None:
+            q, k = rotate(q, positions, c.rope_theta), rotate(k, positions, c.rope_theta)
+        if index is not None:
+            k, v = (jax.lax.dynamic_update_slice(p, new, (0, index, 0, 0)) for p, new in zip(past, (k, v), strict=True))
+        q = nn.with_logical_constraint(q, ("batch", "length", "act_heads", None))
+        # Queries of one memory row lie side by side: reading a shared memory is a reshape, it is never repeated.
+        rows = k.shape[0]
+        if x.shape[0] % rows:
+            raise ValueError(f"attention: {x.shape[0]} rows of queries cannot share {rows} rows of memory evenly.")
+        mask = None if mask is None else mask[:, None]
+        out = attend(q.reshape(rows, -1, c.heads, c.head_dim), k, v, mask=mask)
+        out = out.reshape(*x.shape[:2], c.heads * c.head_dim)
+        return dense(x.shape[-1], kernel_axes=("heads", "embed"), bias_axes=("embed",), name="out")(out), (k, v)
+
+
+class MLP(nn.Module):
+    """Two layers with an activation between, optionally gated."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, N, D] -> [B, N, D]."""
+        c = self.config
+        dense = functools.partial(Dense, use_bias=c.bias, dtype=self.dtype, kernel_init=kernel_init)
+        wide = functools.partial(dense, c.mlp_dim, kernel_axes=("embed", "mlp"), bias_axes=("mlp",))
+        activation = ACTIVATIONS[c.activation]
+        up = wide(name="up")(x)
+        hidden = activation(wide(name="gate")(x)) * up if c.gated else activation(up)
+        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "act_mlp"))
+        return dense(x.shape[-1], kernel_axes=("mlp", "embed"), bias_axes=("embed",), name="down")(hidden)
+
+
+class Block(nn.Module):
+    """One layer: self-attention, optionally a reading of the memory, MLP.
+
+    Attributes:
+      cross: "none"; "plain": cross-attention between self-attention and MLP (BLIP: Li et al., 2022); "gated": a
+        cross-attention and an MLP of its own before the layer, each behind a tanh gate that is 0 at the start
+        (Flamingo: Alayrac et al., 2022, fig. 4).
+      cross_only: nothing but the reading of the memory (with "gated": the identity at the start).
+    """
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+    cross: str = "none"
+    cross_only: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        memory: Tokens | None = None,
+        past: dict[str, jax.Array] | None = None,
+        index: jax.Array | None = None,
+        memory_mask: jax.Array | None = None,
+        drop_path: jax.Array | float = 0.0,
+        train: bool = False,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """x: [B, N, D] -> ([B, N, D], the layer's part of the cache)."""
+        c = self.config
+        kept: dict[str, jax.Array] = {}
+
+        def residual(x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, gate: str = "") -> jax.Array:
+            norm = Norm(c, self.dtype, name=name)
+            out = branch(norm(x) if c.norm_first else x)
+            if gate:
+                value = self.param(gate, nn.with_logical_partitioning(nn.initializers.zeros, ()), ())
+                out = out * jnp.tanh(value).astype(out.dtype)
+            if train and c.dropout:
+                out = nn.Dropout(c.dropout, deterministic=False)(out)
+            if train and c.drop_path:
+                keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - drop_path, (out.shape[0], 1, 1))
+                out = jnp.where(keep, out / (1.0 - drop_path), 0).astype(out.dtype)
+            x = nn.with_logical_constraint(x + out, ("batch", "length", "act_embed"))
+            return x if c.norm_first else norm(x)
+
+        def attention(x: jax.Array) -> jax.Array:
+            old = None if index is None else (past["k"], past["v"])
+            out, (kept["k"], kept["v"]) = Attention(c, self.dtype, name="attention")(
+                x, mask=mask, positions=positions, past=old, index=index
+            )
+            return out
+
+        def cross_attention(x: jax.Array) -> jax.Array:
+            layer = Attention(c, self.dtype, name="cross_attention")
+            source, seen = (None, memory_mask) if memory is None else memory
+            old = (past["memory_k"], past["memory_v"]) if memory is None else None
+            out, (kept["memory_k"], kept["memory_v"]) = layer(
+                x, source, mask=None if seen is None else seen[:, None], past=old
+            )
+            return out
+
+        reads = self.cross != "none" and (memory is not None or (past is not None and "memory_k" in past))
+        if reads and self.cross == "gated":
+            x = residual(x, cross_attention, "cross_norm", "cross_gate")
+            x = residual(x, MLP(c, self.dtype, name="cross_mlp"), "cross_mlp_norm", "cross_mlp_gate")
+        if not self.cross_only:
+            x = residual(x, attention, "attention_norm")
+        if reads and self.cross == "plain":
+            x = residual(x, cross_attention, "cross_norm")
+        if not self.cross_only:
+            x = residual(x, MLP(c, self.dtype, name="mlp"), "mlp_norm")
+        return x, kept

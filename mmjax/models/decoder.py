@@ -1,0 +1,175 @@
+"""The decoder: writes text token by token, reading a memory (picture tokens or fused tokens)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.config import choice
+from mmjax.errors import ConfigError
+from mmjax.models.dense import Dense
+from mmjax.models.text_encoder import TokenEmbedding, check_positions, positions_of
+from mmjax.models.transformer import Cache, Tokens, Transformer, TransformerConfig, empty_cache
+
+
+class Decoded(NamedTuple):
+    """logits: [B, L, V] float32, of the token after each; hidden: [B, L, D], from which they are made; cache: None
+    without one.
+    """
+
+    logits: jax.Array
+    hidden: jax.Array
+    cache: Cache | None
+
+
+@dataclass(frozen=True)
+class DecoderConfig(TransformerConfig):
+    """The language model.
+
+    Attributes:
+      memory: how it reads: "cross_attention" in each block (CoCa, BLIP), "gated_cross_attention" (Flamingo), or
+        "prefix" (memory tokens, projected, stand before the text or at its `<image>` placeholders; LLaVA, PaliGemma).
+      length: longest sequence in tokens, the prefix included: the size of the table of learned positions.
+      position: as in the text encoder.
+      tie: logits by the embedding table; False has a table of its own.
+      scale_embedding: multiply token embeddings (not the memory) by sqrt(width) (Gemma).
+    """
+
+    memory: str = choice("cross_attention", "gated_cross_attention", "prefix")
+    length: int = 512
+    position: str = choice("learned", "rope", "sincos", "none")
+    tie: bool = True
+    scale_embedding: bool = False
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        check_positions(self, where)
+
+
+CROSS = {"cross_attention": "plain", "gated_cross_attention": "gated", "prefix": "none"}
+
+
+class Decoder(nn.Module):
+    """A causal transformer with a language model head.
+
+    Attributes:
+      config: with its sizes filled in.
+      memory_width: of the memory that the blocks read; a memory of another width is first projected to it.
+      image_id: id of the `<image>` placeholder, -1 where the tokenizer has none.
+    """
+
+    config: DecoderConfig
+    vocab_size: int
+    memory_width: int
+    image_id: int = -1
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        self.embed = TokenEmbedding(c, self.vocab_size, self.dtype, "config.model.decoder")
+        self.transformer = Transformer(c, self.dtype, CROSS[c.memory], memory_width=self.memory_width)
+        if not c.tie:
+            boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+            self.output = self.param("output", boxed, (self.vocab_size, c.width))
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: jax.Array,
+        mask: jax.Array | None = None,
+        memory: Tokens | None = None,
+        *,
+        cache: Cache | None = None,
+        positions: jax.Array | None = None,
+        placed: bool = False,
+        train: bool = False,
+    ) -> Decoded:
+        """ids: [B, L] int32, mask: [B, L] bool (None: all real); memory: Bm rows, Bm dividing B. Logits are aligned
+        with ids.
+
+        cache: from `start_cache`; give the memory with the first tokens only. positions: [B, L], where they are not to
+          count real
+        tokens (and, with prefix, memory tokens). placed: ids hold one `<image>` placeholder a memory token (or none in
+        a row without); otherwise the memory stands before the ids. Another count makes the row NaN, for it cannot be
+        seen in time.
+        """
+        c = self.config
+        x, prefix, before = self.embed.embed(ids), None, 0
+        if memory is not None:
+            memory = self._project(memory)
+            if c.memory == "prefix":
+                x, mask, prefix, before = self._place(x, ids, mask, memory, placed)
+                memory = None
+        if positions is None:
+            start = 0 if cache is None else jnp.sum(cache.valid, 1, keepdims=True, dtype=jnp.int32)
+            positions = positions_of(x.shape[:2], mask, start)
+        x = self.embed.place(x, positions, x.shape[1] if cache is None else cache.valid.shape[1])
+        x, cache = self.transformer(
+            x,
+            mask=mask,
+            causal=True,
+            prefix=prefix,
+            positions=positions if c.position == "rope" else None,
+            memory=memory,
+            cache=cache,
+            train=train,
+        )
+        hidden = x[:, before:]
+        return Decoded(self.logits(hidden), hidden, cache)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, V] float32; operands in the compute type, sums in float32."""
+        if self.config.tie:
+            return self.embed.logits(hidden)
+        return jnp.einsum("bld,vd->blv", hidden, self.output.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+    def start_cache(self, batch: int, length: int, memory: Tokens | None = None) -> Cache:
+        """An empty cache for `batch` rows of `length` tokens, and the memory's where it is a prefix."""
+        prefix = memory.x.shape[1] if memory is not None and self.config.memory == "prefix" else 0
+        return empty_cache(self.config, batch, prefix + length, self.dtype)
+
+    def _project(self, memory: Tokens) -> Tokens:
+        """Into the width that the blocks read; a prefix always through a linear connector (LLaVA: Liu et al., 2023)."""
+        width = memory.x.shape[-1]
+        is_prefix = self.config.memory == "prefix"
+        if not is_prefix and width == self.memory_width:
+            return memory
+        dense = Dense(
+            self.config.width if is_prefix else self.memory_width,
+            dtype=self.dtype,
+            kernel_axes=(None, "embed"),
+            bias_axes=("embed",),
+            # Pictures and fused tokens may differ in width: each has its connector.
+            name=f"memory_projection_{width}",
+        )
+        return Tokens(dense(memory.x), memory.mask)
+
+    def _place(
+        self, x: jax.Array, ids: jax.Array, mask: jax.Array | None, memory: Tokens, placed: bool
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array, int]:
+        """Embeddings with the memory in them, their mask, which of them all may see, and how many stand before the ids."""
+        rows, count = x.shape[0], memory.x.shape[1]
+        memory = jax.tree.map(lambda v: jnp.repeat(v, rows // v.shape[0], axis=0), memory)
+        if placed:
+            if self.image_id < 0:
+                raise ConfigError("decode: the tokenizer has no <image> token. Expected one, or placed=False.")
+            here = ids == self.image_id
+            held = jnp.sum(here, 1)[:, None, None]
+            nth = jnp.clip(jnp.cumsum(here, 1) - 1, 0, count - 1)
+            x = jnp.where(here[..., None], jnp.take_along_axis(memory.x, nth[..., None], 1), x)
+            x = jnp.where((held == count) | (held == 0), x, jnp.nan)
+            if memory.mask is not None:
+                real = ~here | jnp.take_along_axis(memory.mask, nth, 1)
+                mask = real if mask is None else mask & real
+            return x, mask, here, 0
+        prefix = jnp.arange(count + ids.shape[1]) < count
+        if mask is not None or memory.mask is not None:
+            mask = jnp.ones(ids.shape, bool) if mask is None else mask
+            first = jnp.ones((rows, count), bool) if memory.mask is None else memory.mask
+            mask = jnp.concatenate([first, mask], 1)
+        x = jnp.concatenate([memory.x.astype(x.dtype), x], 1)
+        return x, mask, jnp.broadcast_to(prefix, (rows, prefix.size)), count

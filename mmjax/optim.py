@@ -1,0 +1,312 @@
+"""The optimizer: an optax rule by name, a schedule, and freezing, learning rate and weight decay by pattern.
+
+Parameters are a flat dict {"patch_encoder/block_00/attention/query/kernel": array}; a pattern is a regular expression
+that must match a whole name. A pattern that matches nothing is an error, because it is a silent no-op otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from mmjax import config as config_lib
+from mmjax import duration
+from mmjax.errors import ConfigError, did_you_mean
+
+Schedule = Callable[[Any], Any]
+WHERE = "config.optimizer"
+KERNELS = ((".*/kernel", 1.0),)
+
+# Arguments of optax factories that this module sets itself, and the key of the config that does.
+_OURS = {
+    "learning_rate": "lr",
+    "weight_decay": "weight_decay",
+    "weight_decay_rate": "weight_decay",
+    "mask": "decay",
+    "weight_decay_mask": "decay",
+}
+# Rules whose decay is one subtraction of lr * decay * parameter at the end, so that it can as well be done after them,
+# with a factor for each parameter. In others (lamb, lars, adan, prodigy, ...) it goes through the rule's own norms or
+# moments. For muon it must be done after: its mask never reaches the parameters that it gives to Adam.
+_DECAY_LAST = ("adamw", "adamaxw", "lion", "ademamix", "simplified_ademamix", "muon", "sophia")
+
+
+class Patterns(tuple):
+    """((pattern, factor), ...), the first match wins. In a config also a dict (ConfigDict keys can hold no dots)."""
+
+    @classmethod
+    def from_config(cls, value: Any, where: str) -> Patterns:
+        pairs = list(value.items()) if isinstance(value, Mapping) else value
+        return cls(config_lib.build(tuple[tuple[str, float], ...], pairs, where))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """`name`: any rule of optax or optax.contrib; `args`: its own arguments (b1, b2, momentum, ...).
+
+    Attributes:
+      lr: the peak of the schedule; end_lr: its last value as a share of lr (cosine and linear).
+      warmup: duration of the linear rise; clip: global norm of the trainable gradients, 0 = off.
+      weight_decay: decoupled, times the learning rate, times the factor of the first match in `decay` (no match: 0).
+      freeze: patterns of parameters without gradient and optimizer state; lr_scale: (pattern, factor) of the updates.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    schedule: str = config_lib.choice("cosine", "linear", "constant", "rsqrt")
+    warmup: str = "5%"
+    end_lr: float = 0.0
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+    lr_scale: Patterns = Patterns()
+    decay: Patterns = Patterns(KERNELS)
+
+    def check(self, where: str) -> None:
+        """Values that cannot be meant."""
+        known = rules()
+        if self.name not in known:
+            hint = did_you_mean(self.name, known) or f" Known: {', '.join(sorted(known))}."
+            raise ConfigError(f"{where}.name: optax has no optimizer '{self.name}'.{hint}")
+        for key in ("lr", "end_lr", "clip", "weight_decay"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"{where}.{key}: found {getattr(self, key)}, expected 0 or more.")
+        if self.end_lr and self.schedule in ("constant", "rsqrt"):
+            raise ConfigError(
+                f"{where}.end_lr: the schedule '{self.schedule}' has no end. Use cosine or linear, or leave it 0."
+            )
+        for pattern, factor in self.lr_scale:
+            if factor <= 0:
+                raise ConfigError(
+                    f"{where}.lr_scale: '{pattern}' has factor {factor}. Use {where}.freeze for no updates."
+                )
+
+
+def rules() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """Every optax factory that takes a learning rate, by name."""
+    found = {}
+    for module in (optax.contrib, optax):
+        for name, factory in inspect.getmembers(module, inspect.isfunction):
+            takes = inspect.signature(factory).parameters
+            if "learning_rate" in takes and "base_optimizer" not in takes and not name.startswith(("_", "scale_by_")):
+                found[name] = factory
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- patterns
+def select(names: Collection[str], pattern: str, where: str, of: str = "parameter") -> set[str]:
+    """The names that `pattern` matches in full. ConfigError when it is no regular expression or matches none."""
+    try:
+        matcher = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{where}: '{pattern}' is no regular expression ({error}).") from error
+    chosen = {name for name in names if matcher.fullmatch(name)}
+    if not chosen:
+        raise ConfigError(f"{where}: the pattern '{pattern}' matches no {of}.{_near(names, pattern)}")
+    return chosen
+
+
+def _near(names: Collection[str], pattern: str) -> str:
+    """Did you mean 'patch_encoder/.*' (152 parameters)?"""
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            group = "/".join(parts[:depth]) + "/.*"
+            counts[group] = counts.get(group, 0) + 1
+        counts[f".*/{parts[-1]}"] = counts.get(f".*/{parts[-1]}", 0) + 1
+    hint = did_you_mean(pattern, counts)
+    if hint:
+        count = counts[hint.split("'")[1]]
+        return hint[:-1] + f" ({count} parameter{'s' if count > 1 else ''})?"
+    return f" The first parts of the names are: {', '.join(sorted({name.split('/')[0] for name in names}))}."
+
+
+def split(names: Sequence[str], freeze: Sequence[str], where: str = f"{WHERE}.freeze") -> tuple[list[str], list[str]]:
+    """Names -> (trainable, frozen), each in the order given."""
+    frozen = set().union(*(select(names, pattern, where) for pattern in freeze))
+    if len(frozen) == len(set(names)):
+        raise ConfigError(
+            f"{where}: the patterns {', '.join(map(repr, freeze))} freeze every parameter; nothing is left to train."
+        )
+    return [n for n in names if n not in frozen], [n for n in names if n in frozen]
+
+
+def factors(
+    names: Sequence[str], patterns: Sequence[tuple[str, float]], default: float, where: str
+) -> dict[str, float]:
+    """name -> factor of the first pattern that matches it. A pattern that earlier ones leave nothing is an error."""
+    found: dict[str, float] = {}
+    for pattern, factor in patterns:
+        fresh = [n for n in select(names, pattern, where, "trainable parameter") if n not in found]
+        if not fresh:
+            raise ConfigError(f"{where}: all that '{pattern}' matches is taken by an earlier pattern. Put it first.")
+        found.update(dict.fromkeys(fresh, float(factor)))
+    return {name: found.get(name, default) for name in names}
+
+
+def _decay_factors(config: OptimizerConfig, names: Sequence[str], where: str) -> dict[str, float]:
+    # Without weight decay the default pattern says nothing: a run that trains only biases must not fail for it.
+    if not config.weight_decay and tuple(config.decay) == KERNELS:
+        return dict.fromkeys(names, 0.0)
+    return factors(names, config.decay, 0.0, f"{where}.decay")
+
+
+# ------------------------------------------------------------------------------------------------------------- schedule
+def build_schedule(config: OptimizerConfig, total_steps: int, warmup_steps: int) -> Schedule:
+    """step (from 0) -> learning rate, float32.
+
+    The warm-up reaches lr in its last step: min(1, (step + 1) / warmup). Then cosine and linear go from lr to end_lr * lr
+    with p = (step - warmup) / (total - warmup), and rsqrt is lr * sqrt(w / (w + step - warmup)), w = max(1, warmup).
+    A warm-up longer than the run (a short trial of a long config) is no error: the rate is still rising at the end.
+    """
+    span = max(1, total_steps - warmup_steps)
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        rise = jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+        after = jnp.maximum(0.0, step - warmup_steps)
+        p = jnp.minimum(1.0, after / span)
+        if config.schedule == "cosine":
+            shape = config.end_lr + (1 - config.end_lr) * 0.5 * (1 + jnp.cos(jnp.pi * p))
+        elif config.schedule == "linear":
+            shape = config.end_lr + (1 - config.end_lr) * (1 - p)
+        elif config.schedule == "rsqrt":
+            shape = jnp.sqrt(max(1, warmup_steps) / (max(1, warmup_steps) + after))
+        else:
+            shape = 1.0
+        return config.lr * rise * shape
+
+    return schedule
+
+
+# ------------------------------------------------------------------------------------------------------------ optimizer
+def build_optimizer(
+    config: OptimizerConfig,
+    params: Mapping[str, Any],
+    total_steps: int,
+    *,
+    batch_size: int = 0,
+    rows: int = 0,
+    where: str = WHERE,
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The transformation of gradients into updates, and its schedule (for the log).
+
+    Args:
+      params: the *trainable* parameters, flat: name -> anything with a shape (see `split`).
+      total_steps: optimizer steps of the run; batch_size, rows: for a warm-up in examples or epochs.
+
+    Raises:
+      ConfigError: an unknown rule or argument, a pattern without a match, or a rule that cannot do what is asked.
+    """
+    config.check(where)
+    names = list(params)
+    warmup = duration.steps(config.warmup, total=total_steps, batch_size=batch_size, rows=rows, where=f"{where}.warmup")
+    schedule = build_schedule(config, total_steps, warmup)
+    scale = factors(names, config.lr_scale, 1.0, f"{where}.lr_scale")
+    factory = rules()[config.name]
+    _check_arguments(config, factory, schedule, where)
+    inside, after = _decay(config, _decay_factors(config, names, where), factory, schedule, where)
+    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    parts += [factory(learning_rate=schedule, **config.args, **inside), *after]
+    if config.lr_scale:
+        parts.append(optax.stateless(lambda updates, _: {n: u * scale[n] for n, u in updates.items()}))
+    return optax.chain(*parts), schedule
+
+
+def _check_arguments(config: OptimizerConfig, factory: Callable, schedule: Schedule, where: str) -> None:
+    takes = inspect.signature(factory).parameters
+    for key in config.args:
+        if key in _OURS:
+            raise ConfigError(f"{where}.args.{key}: set {where}.{_OURS[key]} instead.")
+        if key not in takes:
+            known = ", ".join(sorted(set(takes) - set(_OURS)))
+            raise ConfigError(
+                f"{where}.args.{key}: {config.name} has no such argument; it takes {known}.{did_you_mean(key, takes)}"
+            )
+    missing = [k for k, p in takes.items() if p.default is p.empty and k not in _OURS and k not in config.args]
+    if missing:
+        raise ConfigError(f"{where}.args: {config.name} needs {', '.join(missing)}.")
+    toy = {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+
+    def one_step(params: Any) -> Any:
+        rule = factory(learning_rate=schedule, **config.args)
+        return rule.update(params, rule.init(params), params)
+
+    try:  # Some rules want the loss or a Hessian in each update (lbfgs, momo, sophia); this loop gives gradients.
+        jax.eval_shape(one_step, toy)
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: {config.name} with args {config.args} cannot take a step from gradients alone "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Choose another rule or other args."
+        ) from error
+
+
+def _decay(
+    config: OptimizerConfig, factor: dict[str, float], factory: Callable, schedule: Schedule, where: str
+) -> tuple[dict[str, Any], list[optax.GradientTransformation]]:
+    """Where weight decay goes: (arguments of the factory, transformations after it)."""
+    takes = inspect.signature(factory).parameters
+    has_own = "weight_decay" in takes
+    kinds = sorted({f for f in factor.values() if f})
+    if not config.weight_decay or not kinds:
+        return ({"weight_decay": 0.0} if has_own else {}), []  # the defaults of adamw and lion are not zero
+    mask = next((a for a in ("mask", "weight_decay_mask") if a in takes), None)
+    if has_own and config.name != "muon" and len(kinds) == 1:
+        decay = {"weight_decay": config.weight_decay * kinds[0]}
+        if mask:
+            return decay | {mask: {n: bool(f) for n, f in factor.items()}}, []
+        if all(factor.values()):
+            return decay, []
+    if has_own and config.name not in _DECAY_LAST:
+        can = "one factor beside 0" if mask else "one factor for all parameters, (('.*', 1.0),)"
+        raise ConfigError(f"{where}.decay: {config.name} decays inside its own rule, which takes only {can}.")
+    own = {"weight_decay": 0.0} if has_own else {}
+    return own, [
+        optax.add_decayed_weights(
+            lambda count, f=f: -schedule(count) * config.weight_decay * f, mask={n: g == f for n, g in factor.items()}
+        )
+        for f in kinds
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- coverage
+def coverage_table(config: OptimizerConfig, params: Mapping[str, Any], where: str = WHERE) -> str:
+    """What the patterns did to `params` (all of them, flat): a row a group of the first two parts of the names."""
+    trainable, _ = split(list(params), config.freeze, f"{where}.freeze")
+    scale = factors(trainable, config.lr_scale, 1.0, f"{where}.lr_scale")
+    decay = _decay_factors(config, trainable, where)
+    groups: dict[str, list[str]] = {}
+    for name in params:
+        groups.setdefault("/".join(name.split("/")[:2]), []).append(name)
+    rows = [("parameters of", "number", "trained", "lr x", "decay")]
+    for group, names in groups.items():
+        live = [n for n in names if n in scale]
+        size, share = _size(params, names), _size(params, live)
+        trained = "no" if not live else "yes" if len(live) == len(names) else f"{100 * share / size:.1f} %"
+        wide = _span({scale[n] for n in live})
+        rows.append((group, f"{size:,}", trained, wide, _span({config.weight_decay * decay[n] for n in live})))
+    total, live = _size(params, params), _size(params, trainable)
+    rows.append(("all", f"{total:,}", f"{100 * live / total:.1f} %", _span(set(scale.values())), ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (f"{row[0]:<{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _size(params: Mapping[str, Any], names: Collection[str]) -> int:
+    return sum(int(np.prod(params[n].shape)) for n in names)
+
+
+def _span(values: set[float]) -> str:
+    """ "0.1", or "0..0.1" where a group holds several values."""
+    return "-" if not values else f"{min(values):g}" if len(values) == 1 else f"{min(values):g}..{max(values):g}"

@@ -1,0 +1,77 @@
+"""The caption of a picture, word by word: the decoder reads the patches."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.decoding import generate
+from mmjax.errors import ConfigError
+from mmjax.evaluators.captioning import Captioning as CaptionJudge
+from mmjax.losses.language import next_token_loss, token_accuracy
+from mmjax.models.multimodal import Forward
+from mmjax.tasks.task import SumWeight, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioning(Task):
+    """Next-token loss on the drawn captions; greedy captions as predictions.
+
+    Attributes:
+      label_smoothing: share of the target spread over the vocabulary.
+      judge: "module:function" of (caption, record) -> bool that says whether a caption is right, for sets that can know it.
+    """
+
+    label_smoothing: float = 0.0
+    judge: str = ""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "decoder"})
+
+    def check(self, where: str) -> None:
+        if self.judge and ":" not in self.judge:
+            raise ConfigError(f"{where}.judge: found '{self.judge}', expected 'module:function'.")
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset({"image", "text"})
+
+    def loss(self, forward: Forward) -> dict[str, SumWeight]:
+        batch = forward.batch
+        length = batch["text"].shape[-1]
+        valid = batch["text_valid"] & batch["valid"][:, None]
+        ids = batch["text"].reshape(-1, length)
+        mask = (batch["text_mask"] & valid[..., None]).reshape(-1, length)
+        logits = forward.decode(ids, batch["text_mask"].reshape(-1, length), forward.memory()).logits
+        smoothing = self.label_smoothing if forward.train else 0.0
+        return {
+            "loss": next_token_loss(logits, ids, mask, label_smoothing=smoothing),
+            "token_accuracy": token_accuracy(logits, ids, mask),
+        }
+
+    def predict(self, forward: Forward) -> dict[str, jax.Array]:
+        ids = generate(forward.model, forward.params, forward.memory(), length=forward.batch["text"].shape[-1])
+        return {"ids": ids}
+
+    def readable(self, outputs: dict[str, np.ndarray], processor: Any) -> dict[str, np.ndarray]:
+        captions = [processor.tokenizer.decode(ids) for ids in outputs["ids"]]
+        return {**outputs, "caption": np.array(captions, dtype=object)}
+
+    def evaluator(self, processor: Any, train: Any) -> CaptionJudge:
+        judge = None
+        if self.judge:
+            module, _, name = self.judge.partition(":")
+            judge = getattr(importlib.import_module(module), name)
+        return CaptionJudge(self.name, train=train, judge=judge)
+
+    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+        caption = outputs["caption"][row]
+        right = None
+        if self.judge and "texts" in record:
+            module, _, name = self.judge.partition(":")
+            right = getattr(importlib.import_module(module), name)(caption, record)
+        return [(caption, right)]

@@ -1,0 +1,83 @@
+"""Does this caption belong to this picture? Hard negatives come from the batch (ALBEF, BLIP: Li et al., 2021, 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.losses.contrastive import positives_from_keys
+from mmjax.losses.matching import hard_negatives, matching_loss
+from mmjax.evaluators.classification import PairAccuracy
+from mmjax.models.multimodal import Forward, HeadSpec
+from mmjax.tasks.task import SumWeight, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching(Task):
+    """A binary head on the fused pair: the true caption, a hard wrong caption, and a hard wrong picture for each row.
+
+    Attributes:
+      temperature: of the softmax over similarities from which negatives are drawn; small is harder.
+    """
+
+    temperature: float = 0.1
+
+    couples_rows: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "text_encoder", "fusion", "contrastive"})
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset({"image", "text"})
+
+    def heads(self, processor: Any) -> Sequence[HeadSpec]:
+        return (HeadSpec(self.name, 2, "fused"),)
+
+    def _pairs(self, forward: Forward) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits [3B, 2], labels [3B], valid [3B]: (picture, own caption), (picture, other caption), (other picture, own caption)."""
+        batch = forward.batch
+        rows, texts = batch["text_valid"].shape
+        image, text = forward.image(), forward.text("text")
+        first = jnp.arange(rows) * texts  # the first drawn caption of each picture
+        own = jax.tree.map(lambda x: x[first], text.tokens)
+        positives = positives_from_keys(batch["image_key"], jnp.arange(rows), batch["text_key"][:, 0])
+        usable = batch["valid"] & batch["text_valid"][:, 0]
+        similarity = jnp.where(usable[None] & usable[:, None], image.embedding @ text.embedding[first].T, -jnp.inf)
+        negative = hard_negatives(similarity, positives, forward.rng("matching"), temperature=self.temperature)
+        pick = lambda tokens, index: jax.tree.map(lambda x: x[index], tokens)  # noqa: E731
+        stack = lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts)  # noqa: E731
+        fused = forward.fuse_tokens(
+            stack(own, pick(own, negative.text), own),
+            stack(image.tokens, image.tokens, pick(image.tokens, negative.image)),
+        )
+        labels = jnp.concatenate([jnp.ones(rows, jnp.int32), jnp.zeros(2 * rows, jnp.int32)])
+        valid = jnp.concatenate([usable, usable & negative.text_valid, usable & negative.image_valid])
+        return forward.head(self.name, fused.pooled), labels, valid
+
+    def loss(self, forward: Forward) -> dict[str, SumWeight]:
+        logits, labels, valid = self._pairs(forward)
+        right = (jnp.argmax(logits, -1) == labels) & valid
+        return {
+            "loss": matching_loss(logits, labels, valid),
+            "accuracy": (jnp.sum(right, dtype=jnp.float32), jnp.sum(valid, dtype=jnp.float32)),
+        }
+
+    def predict(self, forward: Forward) -> dict[str, jax.Array]:
+        logits, labels, valid = self._pairs(forward)
+        rows = forward.batch["valid"].shape[0]
+        return {
+            "match": jnp.argmax(logits, -1).reshape(3, rows).T,
+            "match_truth": labels.reshape(3, rows).T,
+            "match_valid": valid.reshape(3, rows).T,
+        }
+
+    def evaluator(self, processor: Any, train: Any) -> PairAccuracy:
+        return PairAccuracy(self.name)
+
+    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+        says, truth = bool(outputs["match"][row][0]), bool(outputs["match_truth"][row][0])
+        return [("its caption matches" if says else "its caption does not match", says == truth)]

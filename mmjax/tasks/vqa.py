@@ -1,0 +1,96 @@
+"""Questions about a picture, answered as a class over the training answers or as generated text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.config import choice
+from mmjax.decoding import generate
+from mmjax.evaluators.vqa import VQA as AnswerJudge
+from mmjax.losses.classification import accuracy, cross_entropy
+from mmjax.losses.language import next_token_loss, token_accuracy
+from mmjax.models.multimodal import Forward, HeadSpec
+from mmjax.tasks.task import SumWeight, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQA(Task):
+    """All questions drawn for a picture share its encoding: text [B*K, L] is fused with patches [B, N].
+
+    Attributes:
+      answer: "class" (softmax over the answer list) or "generate" (the decoder writes it).
+      label_smoothing: share of the target spread over classes or vocabulary.
+    """
+
+    answer: str = choice("class", "generate")
+    label_smoothing: float = 0.0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"patch_encoder", "text_encoder", "fusion"} | ({"decoder"} if self.answer == "generate" else set()))
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset({"image", "question", "answer" if self.answer == "class" else "answer_text"})
+
+    def heads(self, processor: Any) -> Sequence[HeadSpec]:
+        return (HeadSpec(self.name, len(processor.answers), "fused"),) if self.answer == "class" else ()
+
+    def loss(self, forward: Forward) -> dict[str, SumWeight]:
+        batch = forward.batch
+        valid = (batch["question_valid"] & batch["valid"][:, None]).reshape(-1)
+        smoothing = self.label_smoothing if forward.train else 0.0
+        fused = forward.fuse("question")
+        if self.answer == "class":
+            labels = jnp.where(valid, batch["answer"].reshape(-1), -1)
+            logits = forward.head(self.name, fused.pooled)
+            return {
+                "loss": cross_entropy(logits, labels, label_smoothing=smoothing),
+                "accuracy": accuracy(logits, labels),
+            }
+        length = batch["answer_text"].shape[-1]
+        ids, given = batch["answer_text"].reshape(-1, length), batch["answer_mask"].reshape(-1, length)
+        logits = forward.decode(ids, given, fused.tokens).logits
+        mask = given & valid[:, None]
+        return {
+            "loss": next_token_loss(logits, ids, mask, label_smoothing=smoothing),
+            "token_accuracy": token_accuracy(logits, ids, mask),
+        }
+
+    def predict(self, forward: Forward) -> dict[str, jax.Array]:
+        shape = forward.batch["question_valid"].shape
+        fused = forward.fuse("question")
+        if self.answer == "class":
+            logits = forward.head(self.name, fused.pooled).reshape(*shape, -1)
+            return {"class": jnp.argmax(logits, -1)}
+        length = forward.batch["answer_text"].shape[-1]
+        ids = generate(forward.model, forward.params, fused.tokens, length=length)
+        return {"ids": ids.reshape(*shape, length)}
+
+    def readable(self, outputs: dict[str, np.ndarray], processor: Any) -> dict[str, np.ndarray]:
+        if self.answer == "class":
+            answers = np.array(processor.answers, dtype=object)[outputs["class"]]
+        else:
+            flat = outputs["ids"].reshape(-1, outputs["ids"].shape[-1])
+            answers = np.empty(len(flat), dtype=object)
+            answers[:] = [processor.tokenizer.decode(ids) for ids in flat]
+            answers = answers.reshape(outputs["ids"].shape[:-1])
+        return {**outputs, "answer": answers}
+
+    def evaluator(self, processor: Any, train: Any) -> AnswerJudge:
+        return AnswerJudge(self.name, train=train)
+
+    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+        lines = []
+        for k, qa in enumerate(record.get("qa", ())[:3]):
+            answer = outputs["answer"][row][k]
+            truth = qa.get("answers", ())
+            right = answer in [a.strip().lower() for a in truth] if truth else None
+            lines.append((f"{qa['question']} {answer}" + (f" ({truth[0]})" if right is False else ""), right))
+        return lines
