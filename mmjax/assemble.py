@@ -16,7 +16,7 @@ from mmjax.data.processor import Processor
 from mmjax.data.sources import Source, holdout, open_source
 from mmjax.errors import ConfigError
 from mmjax.experiment import Config
-from mmjax.models.multimodal import Multimodal, initialise, resolve_dtype
+from mmjax.models.multimodal import Multimodal, TokenIds, initialise, resolve_dtype
 from mmjax.train_step import State, flat_names, new_state
 
 
@@ -57,14 +57,20 @@ def open_sets(config: Config, group: str) -> dict[str, tuple[str, Source]]:
 def fit_processor(config: Config, data: Data) -> Processor:
     """Tokenizer, answer list and labels from the training annotations."""
     features = frozenset().union(*(config.features_of(s) for s in config.data.train))
-    return Processor.fit(config.processor, list(data.train.values()), features)
+    return Processor.fit(config.processor, list(data.train.values()), features, base=config.data.root)
+
+
+def token_ids(processor: Processor) -> TokenIds:
+    """What the model must know of the tokenizer."""
+    t = processor.tokenizer
+    return TokenIds(t.vocab_size, t.pad, t.bos, t.eos, t.image)
 
 
 def build_model(config: Config, processor: Processor) -> Multimodal:
     """The model with every part that the tasks want."""
     for name, task in config.tasks.items():
         has = {
-            "patch_encoder": True,
+            "patch_encoder": config.model.patch_encoder is not None,
             "text_encoder": config.model.text_encoder is not None,
             "fusion": config.model.fusion.name != "none",
             "decoder": config.model.decoder is not None,
@@ -76,10 +82,10 @@ def build_model(config: Config, processor: Processor) -> Multimodal:
     needs = frozenset().union(*(task.needs for task in config.tasks.values()))
     return Multimodal(
         config=config.model,
-        image_size=processor.image.shape,
+        image_size=(processor.image.size, processor.image.size),
         mean=processor.image.mean,
         std=processor.image.std,
-        tokens=processor.token_ids,
+        tokens=token_ids(processor),
         heads=tuple(h for task in config.tasks.values() for h in task.heads(processor)),
         contrastive=next((t.loss_kind for t in config.tasks.values() if hasattr(t, "loss_kind")), "sigmoid") if "contrastive" in needs else "",
         dtype=resolve_dtype(config.model.dtype, jax.default_backend()),

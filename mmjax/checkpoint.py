@@ -6,13 +6,15 @@
     FOLDER/STEP/processor   JSON: the processor, tokenizer included
 
 A step is written into a temporary folder and renamed when complete, so a killed process leaves no half checkpoint under
-a step's name; what it leaves is removed when the folder is next opened for writing. Old steps go only after the new one is
-whole. Missing and shortened files are noticed on restore; a flipped bit inside array data is not (Orbax keeps no sums).
+a step's name; what it leaves is removed when the folder is next opened for writing. Old steps go after the new one is
+whole. Missing and shortened files are noticed on restore; a flipped bit inside array data is not: Orbax keeps no sums.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -23,7 +25,6 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mmjax import duration
 from mmjax.config import choice
 from mmjax.errors import ConfigError, did_you_mean
 
@@ -65,22 +66,18 @@ class CheckpointConfig:
         if self.keep_best < (1 if self.best else 0):
             raise ConfigError(f"{where}.keep_best: found {self.keep_best}, expected 1 or more with best='{self.best}'.")
 
-    def interval(self, total: int, batch_size: int = 0, rows: int = 0) -> int:
-        """`every` in steps, at least 1."""
-        where = "config.checkpoint.every"
-        return max(1, duration.steps(self.every, total=total, batch_size=batch_size, rows=rows, where=where))
-
 
 class Checkpointer:
     """Saves and restores the checkpoints of one folder. All processes call every method alike.
 
     Attributes:
-      every: steps between saves; see `CheckpointConfig.interval`.
+      every: steps between saves that are not forced.
       read_only: never write or clean up, as evaluation beside a running training must.
     """
 
     def __init__(self, folder: str | Path, config: CheckpointConfig, *, every: int = 1, read_only: bool = False):
         self.folder, self.config, self.read_only = Path(folder).absolute(), config, read_only
+        self._unreadable: set[int] = set()
         keep = [checkpoint_managers.LatestN(config.keep_latest)]
         if config.best:
             keep.append(
@@ -169,11 +166,19 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first; a save that is still under way is not among them."""
-        return sorted(s for s in self._manager.all_steps() if (self.folder / str(s)).is_dir())
+        there = set(self._manager.all_steps()) - self._unreadable
+        return sorted(s for s in there if (self.folder / str(s)).is_dir())
 
     def latest_step(self) -> int | None:
-        """The newest complete step, None in an empty folder."""
-        return max(self.steps(), default=None)
+        """The newest complete step whose JSON items can be read (others are set aside); None when there is none."""
+        for step in reversed(self.steps()):
+            try:
+                for item in JSON_ITEMS:
+                    json.loads((self.folder / str(step) / item / "metadata").read_text())
+                return step
+            except (OSError, ValueError) as error:
+                self._set_aside(step, error)
+        return None
 
     def best_step(self) -> int | None:
         """The complete step with the best `config.best`; None when no checkpoint carries it."""
@@ -183,33 +188,39 @@ class Checkpointer:
         sign = 1 if self.config.best_mode == "max" else -1
         return max((s for s, v in found.items() if v is not None), key=lambda s: (sign * found[s], s), default=None)
 
-    def restore(self, step: int | None, abstract: Any) -> Restored:
+    def restore(self, step: int, abstract: Any) -> Restored:
         """The whole of one step, straight onto the devices.
 
         Args:
-          step: None takes the newest step that can be read; unreadable ones are renamed to STEP.corrupt and said aloud.
           abstract: the state as `jax.ShapeDtypeStruct`s, with shardings of any mesh (without: the first local device).
 
         Raises:
-          ConfigError: no checkpoint, none readable, or its arrays are not those of `abstract` (names, shapes, dtypes).
+          ConfigError: no such step, or its arrays are not those of `abstract` (names, shapes, dtypes).
         """
-        if step is not None:
-            self._expect(step)
-            return self._restore(step, abstract)
+        self._expect(step)
+        self._compare(step, abstract, whole=True)
+        arguments = {n: ocp.args.JsonRestore() for n in JSON_ITEMS}
+        found = self._manager.restore(step, args=ocp.args.Composite(state=_restore_args(abstract), **arguments))
+        return Restored(found["state"], *(found[n] for n in JSON_ITEMS))
+
+    def restore_latest(self, abstract: Any) -> tuple[int, Any]:
+        """(step, state) of the newest step that can be read; others are renamed to STEP.corrupt and said aloud.
+
+        Raises:
+          ConfigError: no step can be read, or the newest that can be is of another model (see `restore`).
+        """
         steps = self.steps()
         if not steps:
             raise ConfigError(f"{self.folder}: found no checkpoint.")
-        errors = []
-        for candidate in reversed(steps):
+        reasons = []
+        for step in reversed(steps):
             try:
-                return self._restore(candidate, abstract)
+                return step, self.restore(step, abstract).state
             except ConfigError:
                 raise  # readable, but of another model: an older one would be so too
             except Exception as error:
-                errors.append(f"step {candidate}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
-                _log.error("CHECKPOINT UNREADABLE, taking the one before it: %s, %s", self.folder, errors[-1])
-                self._set_aside(candidate)
-        raise ConfigError(f"{self.folder}: no checkpoint can be read. " + "; ".join(errors))
+                reasons.append(self._set_aside(step, error))
+        raise ConfigError(f"{self.folder}: no checkpoint can be read. " + "; ".join(reasons))
 
     def restore_partial(self, step: int, abstract: Any) -> Any:
         """The part of a step's state that `abstract` names, as {"params": {...}}; nothing else is read."""
@@ -243,12 +254,6 @@ class Checkpointer:
         if step not in self.steps():
             raise ConfigError(f"{self.folder}: no checkpoint of step {step}. There are {self.steps() or 'none'}.")
 
-    def _restore(self, step: int, abstract: Any) -> Restored:
-        self._compare(step, abstract, whole=True)
-        arguments = {n: ocp.args.JsonRestore() for n in JSON_ITEMS}
-        found = self._manager.restore(step, args=ocp.args.Composite(state=_restore_args(abstract), **arguments))
-        return Restored(found["state"], *(found[n] for n in JSON_ITEMS))
-
     def _compare(self, step: int, abstract: Any, *, whole: bool) -> None:
         """Orbax casts dtypes and drops what is not asked for without a word; here both are errors."""
         metadata = self._manager.item_metadata(step)["state"]
@@ -264,18 +269,20 @@ class Checkpointer:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise ConfigError(f"{self.folder}, step {step}: {'; '.join(wrong[:5])}{more}.")
 
-    def _set_aside(self, step: int) -> None:
-        if self.read_only:
-            return
-        path, number = self.folder / str(step), 0
-        target = path.with_name(f"{step}.corrupt")
-        while target.exists():
-            number += 1
-            target = path.with_name(f"{step}.corrupt{number}")
-        if jax.process_index() == 0:
-            path.rename(target)
-        ocp.multihost.sync_global_processes(f"mmjax:set_aside:{step}")
-        self._manager.reload()
+    def _set_aside(self, step: int, error: Exception) -> str:
+        """Takes an unreadable step out of the list; the reason is logged and returned."""
+        reason = f"step {step}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        _log.error("CHECKPOINT UNREADABLE, taking the one before it: %s, %s", self.folder, reason)
+        self._unreadable.add(step)
+        if not self.read_only:
+            names = (f"{step}.corrupt{n or ''}" for n in itertools.count())
+            target = next(t for t in (self.folder / n for n in names) if not t.exists())
+            if jax.process_index() == 0:
+                (self.folder / str(step)).rename(target)
+            ocp.multihost.sync_global_processes(f"mmjax:set_aside:{step}")
+            self._manager.reload()
+            self._unreadable.discard(step)
+        return reason
 
 
 def _restore_args(abstract: Any, *, partial: bool = False) -> ocp.args.PyTreeRestore:

@@ -222,6 +222,6 @@ def _shrink_sources(node: Any) -> None:
     if "batch_size" in node:
         node["batch_size"] = 8
     if isinstance(node.get("path"), str) and node["path"].startswith("tfds:scenes/"):
-        node["path"] = "tfds:scenes/smoke"
+        node["path"] += "_16train"
     for value in node.values():
         _shrink_sources(value)

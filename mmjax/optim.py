@@ -35,9 +35,17 @@ _OURS = {
     "weight_decay_mask": "decay",
 }
 # Rules whose decay is one subtraction of lr * decay * parameter at the end, so that it can as well be done after them,
-# with a factor for each parameter. In others (lamb, lars, adan, prodigy, ...) it goes through the rule's own norms or
-# moments. For muon it must be done after: its mask never reaches the parameters that it gives to Adam.
+# with a factor for each parameter. In others (lamb, lars, adadelta, prodigy, ...) it goes through the rule's own norms
+# or moments. For muon it must be done after: its mask never reaches the parameters that it gives to Adam.
 _DECAY_LAST = ("adamw", "adamaxw", "lion", "ademamix", "simplified_ademamix", "muon", "sophia")
+
+
+# Rules that would run and yet be wrong in this loop.
+_UNFIT = {
+    "dpsgd": "it needs the gradient of each example",
+    "schedule_free_adamw": "its parameters at evaluation are not those of training",
+    "schedule_free_sgd": "its parameters at evaluation are not those of training",
+}
 
 
 class Patterns(tuple):
@@ -78,6 +86,8 @@ class OptimizerConfig:
         if self.name not in known:
             hint = did_you_mean(self.name, known) or f" Known: {', '.join(sorted(known))}."
             raise ConfigError(f"{where}.name: optax has no optimizer '{self.name}'.{hint}")
+        if self.name in _UNFIT:
+            raise ConfigError(f"{where}.name: '{self.name}' does not fit this training loop: {_UNFIT[self.name]}.")
         for key in ("lr", "end_lr", "clip", "weight_decay"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"{where}.{key}: found {getattr(self, key)}, expected 0 or more.")
@@ -98,7 +108,7 @@ def rules() -> dict[str, Callable[..., optax.GradientTransformation]]:
     for module in (optax.contrib, optax):
         for name, factory in inspect.getmembers(module, inspect.isfunction):
             takes = inspect.signature(factory).parameters
-            if "learning_rate" in takes and "base_optimizer" not in takes and not name.startswith(("_", "scale_by_")):
+            if "learning_rate" in takes and name != "schedule_free" and not name.startswith(("_", "scale_by_")):
                 found[name] = factory
     return found
 
@@ -166,8 +176,8 @@ def _decay_factors(config: OptimizerConfig, names: Sequence[str], where: str) ->
 def build_schedule(config: OptimizerConfig, total_steps: int, warmup_steps: int) -> Schedule:
     """step (from 0) -> learning rate, float32.
 
-    The warm-up reaches lr in its last step: min(1, (step + 1) / warmup). Then cosine and linear go from lr to end_lr * lr
-    with p = (step - warmup) / (total - warmup), and rsqrt is lr * sqrt(w / (w + step - warmup)), w = max(1, warmup).
+    The warm-up reaches lr in its last step: min(1, (step + 1) / warmup). Then cosine and linear go from lr to end_lr *
+    lr with p = (step - warmup) / (total - warmup), and rsqrt is lr * sqrt(w / (w + step - warmup)), w = max(1, warmup).
     A warm-up longer than the run (a short trial of a long config) is no error: the rate is still rising at the end.
     """
     span = max(1, total_steps - warmup_steps)
@@ -234,9 +244,6 @@ def _check_arguments(config: OptimizerConfig, factory: Callable, schedule: Sched
             raise ConfigError(
                 f"{where}.args.{key}: {config.name} has no such argument; it takes {known}.{did_you_mean(key, takes)}"
             )
-    missing = [k for k, p in takes.items() if p.default is p.empty and k not in _OURS and k not in config.args]
-    if missing:
-        raise ConfigError(f"{where}.args: {config.name} needs {', '.join(missing)}.")
     toy = {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
 
     def one_step(params: Any) -> Any:
@@ -247,7 +254,7 @@ def _check_arguments(config: OptimizerConfig, factory: Callable, schedule: Sched
         jax.eval_shape(one_step, toy)
     except Exception as error:
         raise ConfigError(
-            f"{where}: {config.name} with args {config.args} cannot take a step from gradients alone "
+            f"{where}: {config.name} with args {config.args} cannot take a step from gradients and a schedule alone "
             f"({type(error).__name__}: {str(error).splitlines()[0]}). Choose another rule or other args."
         ) from error
 

@@ -82,22 +82,22 @@ def _batch(
     if hasattr(task, "embed"):
         if not labels:
             return None
-        ids, mask = processor.tokenizer.encode(processor.clean(labels), processor.config.length)
+        ids, mask = processor.tokenizer.encode(labels, processor.length)
         batch |= {"text": np.repeat(ids[None], rows, 0), "text_mask": np.repeat(mask[None], rows, 0)}
         keys = np.repeat(np.arange(len(labels), dtype=np.int32)[None], rows, 0)
         return batch | {"text_valid": np.ones((rows, len(labels)), bool), "text_key": keys}
     if "question" in task.features:
         if not question:
             return None
-        ids, mask = processor.tokenizer.encode(processor.clean([question]), processor.config.question_length)
+        ids, mask = processor.tokenizer.encode([question], processor.question_length)
         batch |= {"question": np.repeat(ids[None], rows, 0), "question_mask": np.repeat(mask[None], rows, 0)}
         batch |= {"question_valid": np.ones((rows, 1), bool)}
-        answer_shape = (rows, 1, processor.config.answer_length)
+        answer_shape = (rows, 1, processor.answer_length)
         return batch | {"answer_text": np.zeros(answer_shape, np.int32), "answer_mask": np.zeros(answer_shape, bool)}
     if "text" in task.features:
         if task.couples_rows:  # matching judges given pairs; there is none here
             return None
-        return batch | {"text": np.zeros((rows, 1, processor.config.length), np.int32)}
+        return batch | {"text": np.zeros((rows, 1, processor.length), np.int32)}
     return batch
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from mmjax import assemble, report, sharding
+from mmjax import assemble, report, sharding, summary
 from mmjax.checkpoint import Checkpointer
 from mmjax.config import differences, plain
 from mmjax.data.processor import Processor
@@ -65,7 +65,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
     if start >= plan.total_steps:
         print(f"{workdir}: already trained to step {start} of {plan.total_steps}. Nothing to do.")
         return 0
-    print(report.assembly_table(config, plan, data, processor))
+    print(summary.run_table(config, plan, data, processor))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
 
     batch_size = config.data.train[config.first_stream].batch_size
@@ -79,7 +79,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         out_shardings=(plan.shardings, sharding.replicated(mesh)),
     )
     evaluation = Evaluation(config, model, processor, mesh, data.train)
-    writer = MetricWriter(workdir)
+    writer = MetricWriter(workdir, active=jax.process_index() == 0)
     writer.truncate_after(start)
     stop = _StopSignal()
 
@@ -131,7 +131,7 @@ def dry_run(config: Config) -> int:
     processor = assemble.fit_processor(config, data)
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
-    print(report.assembly_table(config, plan, data, processor))
+    print(summary.run_table(config, plan, data, processor))
     batch = {
         stream: {
             k: jax.ShapeDtypeStruct((p.batch_size, *v.shape[1:]), v.dtype, sharding=sharding.batch_sharding(mesh))
@@ -140,8 +140,8 @@ def dry_run(config: Config) -> int:
         for stream, p in assemble.train_pipelines(config, data, processor, mesh).items()
     }
     step = make_train_step(_objective(config, model), plan.tx, seed=config.train.seed, ema=config.train.ema)
-    print(report.sharding_table(plan))
-    print(report.batch_table(batch))
+    print(summary.sharding_table(plan))
+    print(summary.batch_table(batch))
     with sharding.on_mesh(mesh):
         flops = count(step, plan.abstract, batch)
     compiled = sharding.jit(

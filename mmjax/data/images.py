@@ -1,7 +1,7 @@
 """Picture bytes -> [H, W, 3] uint8: TensorFlow ops for training, PIL for prediction without TensorFlow.
 
-Both decode exactly, cut out a box, and resize it with antialiasing; they agree within 1 of 255 (bilinear), or for 99.9 % of
-the values (bicubic: PIL rounds between its two passes).
+Both decode exactly, cut out a box, and resize it with antialiasing; they agree within 1 of 255 (bilinear), or so for
+99.9 % of the values (bicubic: PIL rounds between its two passes).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmjax.data.order import uniforms
 from mmjax.errors import ConfigError
 
 _TRIES = 10  # boxes drawn before falling back to the centre, as in torchvision
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM")  # what TensorFlow's decoders read; the rest goes through PIL
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n")  # what TensorFlow decodes as PIL does; the rest goes through PIL first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Augment:
 
 
 def draws(keys: np.ndarray, purpose: int, augment: Augment, flip: np.ndarray) -> np.ndarray:
-    """The random numbers of a picture's augmentation: one row of numbers that `crop_and_resize` reads.
+    """The random numbers of a picture's augmentation: one row of numbers that `random_box` and `image_tf` read.
 
     Args:
       keys: [B] uint64 of `order.row_keys`.
@@ -127,7 +127,7 @@ def random_box(height: int, width: int, draw: np.ndarray, augment: Augment) -> t
 
 
 def image_pil(data: bytes, settings: ImageSettings) -> np.ndarray:
-    """Encoded picture -> [size, size, 3] uint8, as evaluation sees it, without TensorFlow. PIL's errors pass through."""
+    """Encoded picture -> [size, size, 3] uint8, as in evaluation, without TensorFlow. PIL's errors pass through."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(data)).convert("RGB")
@@ -164,7 +164,7 @@ def decode_tf(data: Any) -> Any:
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+        lambda: tf.io.decode_png(data, channels=3),
     )
 
 
@@ -173,13 +173,15 @@ def image_tf(data: Any, box: Any, draw: Any, settings: ImageSettings, augment: A
 
     Args:
       data: scalar string.
-      box: [4] int32: top, left, height, width in pixels.
+      box: [4] int32: top, left, height, width in pixels; None for the whole picture.
       draw: a row of `draws`; read only where `augment` is given.
       augment: None in evaluation.
     """
     import tensorflow as tf
 
-    picture = decode_tf(data)[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+    picture = decode_tf(data)
+    if box is not None:
+        picture = picture[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
     x = tf.image.resize(picture, (settings.size, settings.size), settings.method, antialias=True)
     if augment is not None and augment.brightness:
         x = tf.clip_by_value(x * draw[1], 0.0, 255.0)

@@ -1,7 +1,7 @@
 """Which row comes when, and every random choice about a row: pure functions of (seed, epoch, row) in NumPy.
 
-There is no generator state to save: the data state of a run is its step. A choice about a row depends on nothing but the
-run's seed, the epoch and the row's number, so not on the batch, the worker, the process or the order of reading.
+There is no generator state to save: the data state of a run is its step. A choice about a row depends on nothing but
+the run's seed, the epoch and the row's number, so not on the batch, the worker, the process or the order of reading.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ROUNDS = 8  # with 4 rounds of RandomIndexShuffle neighbours were seen to stay 
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al., 2014): a bijection of uint64 in which each input bit moves half the output."""
+    """The finaliser of SplitMix64 (Steele et al., 2014): a bijection of uint64; an input bit moves half the output."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * _M1
         x = (x ^ (x >> np.uint64(27))) * _M2
@@ -46,8 +46,8 @@ def uniforms(keys: np.ndarray, purpose: int, count: int) -> np.ndarray:
 def permute(index: np.ndarray, n: int, seed: int, epoch: np.ndarray) -> np.ndarray:
     """Position -> row: a permutation of range(n) for each (seed, epoch), computed for single positions in O(1) memory.
 
-    A Feistel network on pairs (left, right) of Z_a x Z_b with a * b just above n; a position that lands outside of range(n)
-    walks on along its cycle until it is inside again (Black and Rogaway, 2002, "generalised Feistel" and cycle walking).
+    A Feistel network on pairs (left, right) of Z_a x Z_b with a * b just above n; a position that lands outside of
+    range(n) walks on along its cycle until it is inside again (Black and Rogaway, 2002: generalised Feistel cipher).
 
     Args:
       index: [B] int64, positions in range(n).
@@ -89,7 +89,7 @@ def _feistel(x: np.ndarray, a: np.uint64, b: np.uint64, keys: np.ndarray) -> np.
 
 
 def rows_at(step: int, batch: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of training step `step`: -> (rows [batch] int64, epochs [batch] int64). A batch may lie across two epochs."""
+    """Rows of training step `step`: -> (rows [batch] int64, epochs [batch] int64). A batch may lie across epochs."""
     index = np.int64(step) * batch + np.arange(batch, dtype=np.int64)
     epochs = index // n
     return permute(index % n, n, seed, epochs), epochs

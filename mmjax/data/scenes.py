@@ -220,7 +220,7 @@ def prepare(name: str, cache: Path | None = None) -> Path:
             for left_over in folder.parent.glob("*incomplete*"):
                 shutil.rmtree(left_over)
             total = sum(config.count(split) for split in SPLITS)
-            print(f"Drawing {total:,} scenes into {folder} (once; about {total // 500 + 1} s).", flush=True)
+            print(f"Drawing {total:,} scenes into {folder} (once; about {total // 400 + 1} s).", flush=True)
             with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads, which it does not
                 builder.download_and_prepare(file_format="array_record")
     return folder

@@ -1,8 +1,8 @@
 """Readers of published vocabularies: BERT, CLIP, GPT-2 (and RoBERTa), SentencePiece, tokenizer.json.
 
-Built with the `tokenizers` library alone: in transformers 5 `BertTokenizer(vocab_file=...)` and its like fail silently (all
-unknown). The layouts follow transformers' `convert_slow_tokenizer.py`; the tests compare the ids with transformers and
-sentencepiece themselves.
+Built with the `tokenizers` library alone: in transformers 5 `BertTokenizer(vocab_file=...)` and its like fail silently
+(all unknown). The layouts follow transformers' `convert_slow_tokenizer.py`; the tests compare the ids with transformers
+and sentencepiece themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tokenizers import Tokenizer as Backend
 from mmjax.data.tokenizer import Special, Tokenizer, TokenizerConfig, read_special, special_of
 from mmjax.errors import ConfigError
 
-_CLIP_MERGES = 49152 - 256 - 2  # the published list is longer; the release uses its head (simple_tokenizer.py of OpenAI's CLIP)
+_CLIP_MERGES = (
+    49152 - 256 - 2
+)  # the published list is longer; the release uses its head (simple_tokenizer.py of OpenAI's CLIP)
 
 
 def read(config: TokenizerConfig, where: str, base: str = "") -> Tokenizer:
@@ -30,12 +32,15 @@ def read(config: TokenizerConfig, where: str, base: str = "") -> Tokenizer:
     backend = _READERS[kind](file, config.lower, where)
     vocabulary = backend.get_vocab(with_added_tokens=True)
     special = special_of(vocabulary, f"{where}.path '{path}'")
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # what a folder says itself goes before the usual names
+    for name in (
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    ):  # what a folder says itself goes before the usual names
         said = file.parent / name
         if path.is_dir() and said.is_file():
             named = {k: t for k, t in read_special(said.read_text("utf-8")).items() if t in vocabulary}
             special = dataclasses.replace(special, **named)
-    # Special tokens written in a text become themselves, and decoding drops them. Their ids stay: they are in the vocabulary.
+    # Decoding drops special tokens. Their ids stay: they are in the vocabulary already.
     backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in _distinct(special)])
     return Tokenizer(backend, special)
 
@@ -74,12 +79,16 @@ def _bert(file: Path, lower: bool, where: str) -> Backend:
     pieces = {t.removeprefix("##") for t in tokens}
     cased = sum(p != p.lower() for p in pieces if not p.startswith("["))
     if lower and cased > 0.01 * len(pieces):
-        raise ConfigError(f"{where}.lower: {file.name} has {cased} upper-case pieces: it is a cased vocabulary. Set lower to False.")
+        raise ConfigError(
+            f"{where}.lower: {file.name} has {cased} upper-case pieces: it is a cased vocabulary. Set lower to False."
+        )
     # With the same token twice the last line counts, as in transformers.
     backend = Backend(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lower)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
+    if "[MASK]" in tokens:
+        backend.add_special_tokens(["[MASK]"])
     return backend
 
 
@@ -110,7 +119,13 @@ def _clip(file: Path, lower: bool, where: str) -> Backend:
     text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
     pairs = _merges(text.split("\n")[1 : _CLIP_MERGES + 1])
     alphabet = _byte_alphabet()
-    tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(p) for p in pairs), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *alphabet,
+        *(c + "</w>" for c in alphabet),
+        *("".join(p) for p in pairs),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     return _clip_backend({t: i for i, t in enumerate(tokens)}, pairs)
 
 
@@ -123,13 +138,15 @@ def _clip_backend(vocabulary: dict[str, int], pairs: list[tuple[str, str]]) -> B
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     words = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
     split = pre_tokenizers.Split(words, behavior="removed", invert=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     backend.decoder = decoders.Sequence([decoders.Replace("</w>", "Ġ"), decoders.ByteLevel()])
     return backend
 
 
 def _byte_alphabet() -> list[str]:
-    """GPT-2's printable character for each byte, in the order of OpenAI's `bytes_to_unicode`: the printable ones first."""
+    """GPT-2's printable character for each byte, in the order of OpenAI's `bytes_to_unicode`."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = 256 - len(printable)
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(rest)]
@@ -155,7 +172,9 @@ def _sentencepiece(file: Path, lower: bool, where: str) -> Backend:
         )
         backend = Backend(model)
     else:
-        raise ConfigError(f"{where}.path: '{file}' is a SentencePiece model of type {train.model_type}; expected unigram or BPE.")
+        raise ConfigError(
+            f"{where}.path: '{file}' is a SentencePiece model of type {train.model_type}; expected unigram or BPE."
+        )
     steps = [normalizers.Precompiled(norm.precompiled_charsmap)] if norm.precompiled_charsmap else []
     if norm.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -165,13 +184,13 @@ def _sentencepiece(file: Path, lower: bool, where: str) -> Backend:
     backend.pre_tokenizer = pre_tokenizers.Metaspace(**space)
     metaspace = decoders.Metaspace(**space)
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), metaspace]) if train.byte_fallback else metaspace
-    extra = [AddedToken(p.piece, normalized=False, special=p.type == p.CONTROL) for p in proto.pieces if p.type in (p.CONTROL, p.USER_DEFINED)]
-    backend.add_tokens(extra)
+    added = [p for p in proto.pieces if p.type in (p.CONTROL, p.USER_DEFINED)]
+    backend.add_tokens([AddedToken(p.piece, normalized=False, special=p.type == p.CONTROL) for p in added])
     return backend
 
 
 def _spm_merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """SentencePiece joins any two neighbours whose union is a piece, the best score first: that, as a list of merges."""
+    """SentencePiece joins any two neighbours whose union is a piece, best score first: that, as a list of merges."""
     merges = []
     for piece, score in pieces:
         splits = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in ids and piece[i:] in ids]

@@ -27,7 +27,7 @@ def masked_sum(terms: jax.Array, valid: jax.Array) -> SumWeight:
     return jnp.where(valid, terms, 0.0).sum(dtype=jnp.float32), valid.sum(dtype=jnp.float32)
 
 
-def softmax_cross_entropy(
+def cross_entropy(
     logits: jax.Array, labels: jax.Array, valid: jax.Array | None = None, *, label_smoothing: float = 0.0
 ) -> SumWeight:
     """Cross-entropy of one label of C. logits: [B, C]; labels: [B] int, below 0 is ignored; valid: [B] bool."""
@@ -35,7 +35,7 @@ def softmax_cross_entropy(
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, valid: jax.Array | None = None) -> SumWeight:
-    """How many rows have their label on top; arguments as in `softmax_cross_entropy`."""
+    """How many rows have their label on top; arguments as in `cross_entropy`."""
     return masked_sum((logits.argmax(axis=-1) == labels).astype(jnp.float32), _labelled(labels, valid))
 
 

@@ -50,7 +50,7 @@ def sigmoid_contrastive(
     text_valid: jax.Array | None = None,
     chunk: int = 0,
 ) -> SumWeight:
-    """Pairwise sigmoid loss (Zhai et al., 2023, alg. 1): -log sigmoid(z (scale <i, t> + bias)), z = 1 if right, else -1.
+    """Pairwise sigmoid loss (Zhai et al., 2023, alg. 1): -log sigmoid(z (scale <i, t> + bias)), z = 1 if right else -1.
 
     Args:
       image, text: [B, E], [M, E], unit length.

@@ -16,48 +16,39 @@ class HardNegatives(NamedTuple):
 
     Attributes:
       text: [B] int32, row of a text that is wrong for picture b.
-      text_found: [B] bool, False where the picture is invalid or has no wrong text in the batch.
+      text_valid: [B] bool, False where the batch has no text to draw for that picture.
       image: [M] int32, row of a picture that is wrong for text m.
-      image_found: [M] bool, as `text_found`.
+      image_valid: [M] bool, as `text_valid`.
     """
 
     text: jax.Array
-    text_found: jax.Array
+    text_valid: jax.Array
     image: jax.Array
-    image_found: jax.Array
+    image_valid: jax.Array
 
 
 def hard_negatives(
-    similarity: jax.Array,
-    positives: jax.Array,
-    rng: jax.Array,
-    temperature: float | jax.Array = 1.0,
-    *,
-    image_valid: jax.Array | None = None,
-    text_valid: jax.Array | None = None,
+    similarity: jax.Array, positives: jax.Array, rng: jax.Array, temperature: float | jax.Array = 1.0
 ) -> HardNegatives:
     """Draws negatives with probability softmax(similarity / temperature) (ALBEF; Li et al., 2021, sec. 3.2).
 
     The lower the temperature, the harder. No gradient flows into the similarity.
 
     Args:
-      similarity: [B, M], of the two towers.
-      positives: [B, M] bool, never drawn.
+      similarity: [B, M], of the two towers; -inf where either side is padding: such a pair is never drawn.
+      positives: [B, M] bool, never drawn either.
       rng: a key.
-      image_valid, text_valid: [B], [M] bool; invalid rows are never drawn, and find nothing.
+      temperature: above 0.
     """
-    rows, texts = similarity.shape
-    image_valid = jnp.ones(rows, bool) if image_valid is None else image_valid
-    text_valid = jnp.ones(texts, bool) if text_valid is None else text_valid
-    allowed = ~positives & image_valid[:, None] & text_valid
+    allowed = ~positives & (similarity > -jnp.inf)
     logits = jax.lax.stop_gradient(similarity).astype(jnp.float32) / jax.lax.stop_gradient(temperature)
     logits = jnp.where(allowed, logits, -jnp.inf)
     text_rng, image_rng = jax.random.split(rng)
     return HardNegatives(
         text=jax.random.categorical(text_rng, logits, axis=1).astype(jnp.int32),
-        text_found=allowed.any(axis=1),
+        text_valid=allowed.any(axis=1),
         image=jax.random.categorical(image_rng, logits.T, axis=1).astype(jnp.int32),
-        image_found=allowed.any(axis=0),
+        image_valid=allowed.any(axis=0),
     )
 
 

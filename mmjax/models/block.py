@@ -134,7 +134,7 @@ class Norm(nn.Module):
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (Su et al., 2021), halves rotated as in Llama. x: [B, N, H, d] with even d; positions: [B, N]."""
+    """Rotary positions (Su et al., 2021), halves rotated as in Llama. x: [B, N, H, d], d even; positions: [B, N]."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[..., None, None] * frequencies

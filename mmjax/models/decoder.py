@@ -88,14 +88,16 @@ class Decoder(nn.Module):
         placed: bool = False,
         train: bool = False,
     ) -> Decoded:
-        """ids: [B, L] int32, mask: [B, L] bool (None: all real); memory: Bm rows, Bm dividing B. Logits are aligned
-        with ids.
+        """ids: [B, L] int32 -> logits aligned with them, also where a prefix stands before them.
 
-        cache: from `start_cache`; give the memory with the first tokens only. positions: [B, L], where they are not to
-          count real
-        tokens (and, with prefix, memory tokens). placed: ids hold one `<image>` placeholder a memory token (or none in
-        a row without); otherwise the memory stands before the ids. Another count makes the row NaN, for it cannot be
-        seen in time.
+        Args:
+          mask: [B, L] bool, real tokens; None: all are.
+          memory: Bm rows, Bm dividing B.
+          cache: from `start_cache`. The memory is given with the first tokens only.
+          positions: [B, L]; None counts the real tokens, those of a prefix included.
+          placed: for "prefix": each row of ids holds an `<image>` placeholder for every memory token, or none at all.
+            Another count makes the row NaN: it cannot be an error inside a compiled step. False: the memory stands
+            before the ids.
         """
         c = self.config
         x, prefix, before = self.embed.embed(ids), None, 0
@@ -151,7 +153,7 @@ class Decoder(nn.Module):
     def _place(
         self, x: jax.Array, ids: jax.Array, mask: jax.Array | None, memory: Tokens, placed: bool
     ) -> tuple[jax.Array, jax.Array | None, jax.Array, int]:
-        """Embeddings with the memory in them, their mask, which of them all may see, and how many stand before the ids."""
+        """Embeddings with the memory among them, their mask, which all may see, and how many stand before the ids."""
         rows, count = x.shape[0], memory.x.shape[1]
         memory = jax.tree.map(lambda v: jnp.repeat(v, rows // v.shape[0], axis=0), memory)
         if placed:

@@ -84,7 +84,7 @@ class Forward:
         return self.model.apply({"params": self.params}, method="contrastive_scale")
 
     def rng(self, name: str) -> jax.Array:
-        """A key of this step for the use called `name`. Without a key for the step (evaluation) it is always the same."""
+        """A key of this step for the use called `name`; in evaluation, without a key, always the same one."""
         key = jax.random.key(0) if self._key is None else self._key
         return jax.random.fold_in(key, zlib.crc32(name.encode()))
 

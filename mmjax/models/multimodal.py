@@ -236,9 +236,8 @@ class Multimodal(nn.Module):
             self.decode(ids, None, memory)
         for spec in self.heads:
             if sources.get(spec.source) is None:
-                raise ConfigError(
-                    f"head '{spec.name}' reads '{spec.source}', but the model has {', '.join(k for k in sources if sources[k])}."
-                )
+                has = ", ".join(name for name, output in sources.items() if output is not None)
+                raise ConfigError(f"head '{spec.name}' reads '{spec.source}', but the model has only {has}.")
             self.head(spec.name, sources[spec.source].pooled)
 
     def _need(self, part: str) -> None:

@@ -46,7 +46,8 @@ def check_positions(config: Any, where: str) -> None:
         raise ConfigError(f"{where}.length: found {config.length}, expected 1 or more tokens.")
     if config.position == "rope" and sizes.head_dim % 2 or config.position == "sincos" and sizes.width % 2:
         raise ConfigError(
-            f"{where}.position: '{config.position}' needs an even head_dim and width, found {sizes.head_dim}, {sizes.width}."
+            f"{where}.position: '{config.position}' needs an even head_dim and width, "
+            f"found {sizes.head_dim} and {sizes.width}."
         )
 
 
@@ -75,14 +76,12 @@ class TokenEmbedding(nn.Module):
         return x * jnp.asarray(self.config.width**0.5, self.dtype) if self.config.scale_embedding else x
 
     def place(self, x: jax.Array, positions: jax.Array, limit: int) -> jax.Array:
-        """Adds positions [B, L] < `limit` to x [B, L, D]. Raises ConfigError where the learned table is shorter than
-        `limit`.
-        """
+        """Adds positions [B, L] < `limit` to x [B, L, D]. ConfigError where the learned table is shorter."""
         c = self.config
         if c.position == "learned":
             if limit > c.length:
                 raise ConfigError(
-                    f"{self.where}.length: the sequence has {limit} tokens, but there are {c.length} learned positions. "
+                    f"{self.where}.length: found {c.length} learned positions for a sequence of {limit} tokens. "
                     f"Set it to {limit} or more, or {self.where}.position to 'rope' or 'sincos'."
                 )
             return x + jnp.take(self.position, positions, axis=0).astype(self.dtype)

@@ -55,7 +55,7 @@ class Contrastive(Task):
         text = embeddings["text"].reshape(rows * texts, -1)
         of_row = jnp.repeat(jnp.arange(rows), texts)
         text_valid = (keys["text_valid"] & keys["valid"][:, None]).reshape(-1)
-        positives = positives_from_keys(keys["image_key"], of_row, keys["text_key"].reshape(-1))
+        positives = positives_from_keys(keys["image_key"], of_row, keys["text_key"].reshape(-1), text_valid)
         common = {"positives": positives, "image_valid": keys["valid"], "text_valid": text_valid}
         if self.loss_kind == "softmax":
             loss = softmax_contrastive(embeddings["image"], text, scale=jnp.exp(log_scale), **common)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.evaluators.matching import PairAccuracy
 from mmjax.losses.contrastive import positives_from_keys
-from mmjax.losses.matching import hard_negatives, matching_loss
-from mmjax.evaluators.classification import PairAccuracy
+from mmjax.losses.matching import hard_negatives, matching_accuracy, matching_loss
 from mmjax.models.multimodal import Forward, HeadSpec
 from mmjax.tasks.task import SumWeight, Task
 
@@ -44,10 +44,16 @@ class Matching(Task):
         image, text = forward.image(), forward.text("text")
         first = jnp.arange(rows) * texts  # the first drawn caption of each picture
         own = jax.tree.map(lambda x: x[first], text.tokens)
-        positives = positives_from_keys(batch["image_key"], jnp.arange(rows), batch["text_key"][:, 0])
         usable = batch["valid"] & batch["text_valid"][:, 0]
-        similarity = jnp.where(usable[None] & usable[:, None], image.embedding @ text.embedding[first].T, -jnp.inf)
-        negative = hard_negatives(similarity, positives, forward.rng("matching"), temperature=self.temperature)
+        positives = positives_from_keys(batch["image_key"], jnp.arange(rows), batch["text_key"][:, 0], usable)
+        negative = hard_negatives(
+            image.embedding @ text.embedding[first].T,
+            positives,
+            forward.rng("matching"),
+            self.temperature,
+            image_valid=usable,
+            text_valid=usable,
+        )
         pick = lambda tokens, index: jax.tree.map(lambda x: x[index], tokens)  # noqa: E731
         stack = lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts)  # noqa: E731
         fused = forward.fuse_tokens(
@@ -55,15 +61,14 @@ class Matching(Task):
             stack(image.tokens, image.tokens, pick(image.tokens, negative.image)),
         )
         labels = jnp.concatenate([jnp.ones(rows, jnp.int32), jnp.zeros(2 * rows, jnp.int32)])
-        valid = jnp.concatenate([usable, usable & negative.text_valid, usable & negative.image_valid])
+        valid = jnp.concatenate([usable, negative.text_valid, negative.image_valid])
         return forward.head(self.name, fused.pooled), labels, valid
 
     def loss(self, forward: Forward) -> dict[str, SumWeight]:
         logits, labels, valid = self._pairs(forward)
-        right = (jnp.argmax(logits, -1) == labels) & valid
         return {
             "loss": matching_loss(logits, labels, valid),
-            "accuracy": (jnp.sum(right, dtype=jnp.float32), jnp.sum(valid, dtype=jnp.float32)),
+            "accuracy": matching_accuracy(logits, labels, valid),
         }
 
     def predict(self, forward: Forward) -> dict[str, jax.Array]:

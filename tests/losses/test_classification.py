@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax.losses.classification import accuracy, sigmoid_cross_entropy, softmax_cross_entropy
+from mmjax.losses.classification import accuracy, cross_entropy, sigmoid_cross_entropy
 
 ROWS, CLASSES = 6, 5
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, CLASSES)).astype(np.float32) * 3
@@ -14,7 +14,7 @@ VALID = np.array([True, True, True, True, False, True])
 
 def test_uniform_logits_cost_log_of_the_number_of_classes():
     for smoothing in (0.0, 0.1):
-        loss, weight = softmax_cross_entropy(jnp.full((4, 7), 2.5), jnp.arange(4), label_smoothing=smoothing)
+        loss, weight = cross_entropy(jnp.full((4, 7), 2.5), jnp.arange(4), label_smoothing=smoothing)
         np.testing.assert_allclose(loss / weight, np.log(7), rtol=1e-6)
 
 
@@ -26,17 +26,17 @@ def test_value_and_gradient_equal_the_one_hot_formula(smoothing):
         targets = optax.smooth_labels(jax.nn.one_hot(LABELS, CLASSES), smoothing)
         return (optax.softmax_cross_entropy(logits, targets) * counted).sum()
 
-    ours = lambda logits: softmax_cross_entropy(logits, LABELS, VALID, label_smoothing=smoothing)[0]  # noqa: E731
+    ours = lambda logits: cross_entropy(logits, LABELS, VALID, label_smoothing=smoothing)[0]  # noqa: E731
     np.testing.assert_allclose(ours(LOGITS), dense(LOGITS), rtol=1e-6)
     np.testing.assert_allclose(jax.grad(ours)(LOGITS), jax.grad(dense)(LOGITS), atol=1e-6)
-    assert softmax_cross_entropy(LOGITS, LABELS, VALID)[1] == counted.sum() == 4
+    assert cross_entropy(LOGITS, LABELS, VALID)[1] == counted.sum() == 4
 
 
 def test_rows_without_label_or_validity_change_nothing_even_when_not_finite():
     spoilt = LOGITS.copy()
     spoilt[2], spoilt[4] = np.inf, np.nan
-    assert softmax_cross_entropy(spoilt, LABELS, VALID) == softmax_cross_entropy(LOGITS, LABELS, VALID)
-    gradient = jax.grad(lambda x: softmax_cross_entropy(x, LABELS, VALID)[0])(LOGITS)
+    assert cross_entropy(spoilt, LABELS, VALID) == cross_entropy(LOGITS, LABELS, VALID)
+    gradient = jax.grad(lambda x: cross_entropy(x, LABELS, VALID)[0])(LOGITS)
     assert not np.asarray(gradient)[[2, 4]].any()
 
 
@@ -58,6 +58,6 @@ def test_sigmoid_equals_the_two_logarithms_and_takes_soft_targets():
 
 def test_bf16_logits_are_summed_in_float32():
     logits = jnp.asarray(LOGITS, jnp.bfloat16)
-    loss, weight = softmax_cross_entropy(logits, LABELS)
+    loss, weight = cross_entropy(logits, LABELS)
     assert loss.dtype == weight.dtype == jnp.float32
-    np.testing.assert_allclose(loss, softmax_cross_entropy(logits.astype(jnp.float32), LABELS)[0], rtol=1e-6)
+    np.testing.assert_allclose(loss, cross_entropy(logits.astype(jnp.float32), LABELS)[0], rtol=1e-6)

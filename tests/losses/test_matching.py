@@ -20,26 +20,25 @@ def test_draws_follow_the_softmax_over_what_is_wrong():
     images = np.stack([np.bincount(drawn.image[:, m], minlength=B) for m in range(M)]) / draws
     np.testing.assert_allclose(texts, weights / weights.sum(1, keepdims=True), atol=0.015)
     np.testing.assert_allclose(images, (weights / weights.sum(0)).T, atol=0.015)
-    assert drawn.text_found.all() and drawn.image_found.all()
+    assert drawn.text_valid.all() and drawn.image_valid.all()
     assert not texts[POSITIVES].any() and not images.T[POSITIVES].any()
 
 
 def test_invalid_rows_are_never_drawn_and_find_nothing():
     image_valid, text_valid = np.array([1, 1, 1, 0], bool), np.array([1, 1, 1, 1, 0, 0], bool)
+    similarity = np.where(image_valid[:, None] & text_valid, SIMILARITY, -np.inf)
     for seed in range(30):
-        drawn = hard_negatives(
-            SIMILARITY, POSITIVES, jax.random.key(seed), image_valid=image_valid, text_valid=text_valid
-        )
+        drawn = hard_negatives(similarity, POSITIVES, jax.random.key(seed))
         assert text_valid[drawn.text[:3]].all() and image_valid[drawn.image[:4]].all()
-        np.testing.assert_array_equal(drawn.text_found, image_valid)
-        np.testing.assert_array_equal(drawn.image_found, text_valid)
+        np.testing.assert_array_equal(drawn.text_valid, image_valid)
+        np.testing.assert_array_equal(drawn.image_valid, text_valid)
 
 
 def test_a_row_whose_every_partner_is_right_finds_nothing():
     positives = POSITIVES.copy()
     positives[1] = True
     drawn = hard_negatives(SIMILARITY, positives, jax.random.key(0))
-    np.testing.assert_array_equal(drawn.text_found, [True, False, True, True])
+    np.testing.assert_array_equal(drawn.text_valid, [True, False, True, True])
 
 
 def test_no_gradient_reaches_the_similarity_or_the_temperature():

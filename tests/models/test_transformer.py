@@ -1,4 +1,4 @@
-"""The block against plain NumPy, and the promises of the stack: padding, scan, remat, grouped keys, rotary positions."""
+"""The block against plain NumPy, and the promises of the stack: padding, scan, remat, grouped keys, rotary."""
 
 import dataclasses
 import re
@@ -30,11 +30,13 @@ def make(config, **attributes):
     stack = Transformer(config, **attributes)
     x = jnp.zeros((1, 2, config.width))
     memory = None if stack.cross == "none" else Tokens(jnp.zeros((1, 2, stack.memory_width or config.width)))
-    return stack, noisy(nn.unbox(stack.init(jax.random.key(0), x, memory=memory)["params"]))
+    params = jax.jit(lambda key: nn.unbox(stack.init(key, x, memory=memory)["params"]))(jax.random.key(0))
+    return stack, noisy(params)
 
 
 def run(stack, params, x, **options):
-    return stack.apply({"params": params}, x, **options)[0]
+    static = {k: options.pop(k) for k in ("causal", "train") if k in options}
+    return jax.jit(lambda p, x, o: stack.apply({"params": p}, x, **o, **static)[0])(params, x, options)
 
 
 def normal(*shape, seed=0):
@@ -85,7 +87,9 @@ def test_block_equals_a_loop_in_numpy(norm_first):
             return numpy_norm(layer[name], y + branch(y), config.eps)
 
         y = residual(y, "attention_norm", lambda v, layer=layer: numpy_attention(layer["attention"], v, v, 2, causal))
-        y = residual(y, "cross_norm", lambda v, layer=layer: numpy_attention(layer["cross_attention"], v, source, 2, full))
+        y = residual(
+            y, "cross_norm", lambda v, layer=layer: numpy_attention(layer["cross_attention"], v, source, 2, full)
+        )
         y = residual(y, "mlp_norm", lambda v, layer=layer: numpy_mlp(layer["mlp"], v))
     if norm_first:
         y = numpy_norm(p["final_norm"], y, config.eps)
@@ -111,7 +115,11 @@ def test_padding_of_sequence_and_memory_changes_no_valid_output(cross):
     mask, seen = jnp.arange(5) < jnp.array([[3], [5]]), jnp.arange(6) < jnp.array([[6], [2]])
     out = run(stack, params, x, mask=mask, memory=Tokens(memory, seen))
     other = run(
-        stack, params, jnp.where(mask[..., None], x, 7.0), mask=mask, memory=Tokens(jnp.where(seen[..., None], memory, 7.0), seen)
+        stack,
+        params,
+        jnp.where(mask[..., None], x, 7.0),
+        mask=mask,
+        memory=Tokens(jnp.where(seen[..., None], memory, 7.0), seen),
     )
     np.testing.assert_array_equal(out[mask], other[mask])
     alone = run(stack, params, x[:1, :3], memory=Tokens(memory[:1]))
@@ -123,7 +131,7 @@ def test_rows_that_share_a_memory_equal_rows_with_a_copy_each():
     x, memory, seen = normal(6, 3, 8), normal(2, 4, 8, seed=1), jnp.arange(4) < jnp.array([[4], [2]])
     shared = run(stack, params, x, memory=Tokens(memory, seen))
     copies = run(stack, params, x, memory=Tokens(jnp.repeat(memory, 3, 0), jnp.repeat(seen, 3, 0)))
-    np.testing.assert_allclose(shared, copies, atol=1e-6)
+    np.testing.assert_allclose(shared, copies, atol=1e-5)
     with pytest.raises(ValueError, match="cannot share 4 rows"):
         run(stack, params, x, memory=Tokens(normal(4, 4, 8)))
 
@@ -144,22 +152,29 @@ def test_scan_and_remat_change_neither_values_nor_gradients(train):
         return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
 
     truth = value_and_gradient()
+    # 1e-6 of the largest gradient: that of a key bias is zero but for rounding, so leaf by leaf would compare noise.
+    largest = max(float(jnp.max(jnp.abs(v))) for v in jax.tree.leaves(truth[1]))
     kinds = [{"scan": True}, {"remat": "full"}, {"remat": "dots", "scan": True}, {"remat": "dots_no_batch"}]
     for changes in kinds if train else kinds[:2]:
-        same = jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5), value_and_gradient(**changes), truth)
-        assert jax.tree.structure(same, is_leaf=lambda v: v is None) is not None
+        value, gradient = value_and_gradient(**changes)
+        assert float(value) == pytest.approx(float(truth[0]), rel=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest), gradient, truth[1])
     if train:
-        assert not np.allclose(truth[0], jax.jit(lambda p: jnp.sum(jnp.sin(run(Transformer(base), p, x, mask=mask)) * mask[..., None]))(params))
+        still = run(Transformer(base), params, x, mask=mask)
+        assert float(jnp.sum(jnp.sin(still) * mask[..., None])) != pytest.approx(float(truth[0]), rel=1e-2)
 
 
-def test_remat_lowers_what_the_backward_pass_holds():
+def test_each_remat_policy_holds_less_for_the_backward_pass():
     def held(remat):
-        stack = Transformer(dataclasses.replace(CONFIG, remat=remat))
-        return jax.jit(jax.grad(lambda p, x: jnp.sum(run(stack, p, x) ** 2))).lower(params, x)
+        config = TransformerConfig(width=32, depth=4, heads=2, mlp_dim=64, remat=remat, scan=True).sized()
+        stack = Transformer(config)
+        params = nn.unbox(jax.eval_shape(lambda: stack.init(jax.random.key(0), jnp.zeros((1, 2, 32)))["params"]))
+        gradient = jax.jit(jax.grad(lambda p, x: jnp.sum(stack.apply({"params": p}, x)[0] ** 2)))
+        lowered = gradient.lower(params, jax.ShapeDtypeStruct((16, 32, 32), jnp.float32))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    params, x = make(CONFIG)[1], normal(8, 16, 8)
-    recomputed = {remat: held(remat).as_text().count("stablehlo.dot_general") for remat in ("none", "full", "dots")}
-    assert recomputed["full"] > recomputed["dots"] >= recomputed["none"]
+    # Under scan, where a CPU too keeps what the policy says; unrolled, its compiler merges the recomputation away.
+    assert held("full") < held("dots_no_batch") < held("dots") < held("none")
 
 
 def test_parameters_are_one_subtree_a_layer_with_or_without_scan():
@@ -186,7 +201,10 @@ def test_grouped_keys_equal_keys_repeated_for_each_query_head():
         attention = dict(params[name]["attention"])
         for part in ("key", "value"):
             kernel, bias = attention[part]["kernel"].reshape(8, 2, 2), attention[part]["bias"].reshape(2, 2)
-            attention[part] = {"kernel": jnp.repeat(kernel, 2, 1).reshape(8, 8), "bias": jnp.repeat(bias, 2, 0).reshape(8)}
+            attention[part] = {
+                "kernel": jnp.repeat(kernel, 2, 1).reshape(8, 8),
+                "bias": jnp.repeat(bias, 2, 0).reshape(8),
+            }
         full[name] = {**params[name], "attention": attention}
     x = normal(2, 5, 8)
     repeated = run(Transformer(dataclasses.replace(grouped, kv_heads=4)), full, x)
@@ -208,7 +226,9 @@ def test_rotary_scores_depend_on_the_distance_only():
 
 
 def test_llama_settings_have_the_llama_parameters():
-    config = TransformerConfig(width=8, depth=1, heads=2, kv_heads=1, mlp_dim=12, gated=True, norm="rmsnorm", bias=False)
+    config = TransformerConfig(
+        width=8, depth=1, heads=2, kv_heads=1, mlp_dim=12, gated=True, norm="rmsnorm", bias=False
+    )
     params = make(config.sized())[1]
     assert set(params["block_00"]["mlp"]) == {"up", "gate", "down"}
     names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
@@ -230,7 +250,10 @@ def test_drop_path_grows_with_depth_and_keeps_the_mean():
     ("values", "message"),
     [
         ({"size": "So400"}, "config.t.size: no size 'So400'. Did you mean 'So400m'?"),
-        ({"remat": "dot"}, "config.t.remat: found 'dot', expected one of none, full, dots, dots_no_batch. Did you mean"),
+        (
+            {"remat": "dot"},
+            "config.t.remat: found 'dot', expected one of none, full, dots, dots_no_batch. Did you mean",
+        ),
         ({"width": 100, "heads": 3}, "config.t.heads: 3 heads do not divide width 100"),
         ({"heads": 6, "kv_heads": 4}, "config.t.kv_heads: found 4"),
         ({"dropout": 1.0}, "config.t.dropout: found 1.0"),

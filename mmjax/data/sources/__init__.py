@@ -125,7 +125,7 @@ def open_source(config: SourceConfig, where: str, base: str = "") -> Source:
         raise ConfigError(
             f"{where}.split: found '{config.split}', but {kind} has no splits. Give the split's own file as path."
         )
-    if config.root:
+    if config.root and kind not in ("folder", "tfds"):
         config = replace(config, root=str(_given_root(path, config.root, base, where)))
     return _openers()[kind](path, config, where)
 

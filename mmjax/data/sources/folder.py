@@ -43,10 +43,11 @@ def open_folder(path: Path, config: SourceConfig, where: str) -> FolderSource:
             f"{where}.root: found '{config.root}', but a folder's pictures are in the folder. Leave it out."
         )
     files = _files(path)
-    if lists := [name for name in files if "/" not in name and name.endswith((".csv", ".tsv", ".jsonl"))]:
+    lists = [name for name in files if "/" not in name and name.endswith((".csv", ".tsv", ".jsonl"))]
+    if lists and config.format != "folder":
         raise ConfigError(
             f"{where}.path: '{path}' is a folder with {', '.join(sorted(lists))}. Expected only pictures and captions; "
-            f"to train on that file, set {where}.path to it."
+            f"to train on that file, set {where}.path to it; to leave it aside, set {where}.format to folder."
         )
     pictures = sorted(name for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS)
     if not pictures:

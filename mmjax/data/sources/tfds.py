@@ -37,8 +37,8 @@ class TfdsSource:
             )
         self._data = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         self.name = f"{name}/{split}"
-        label = builder.info.features["label"] if "label" in builder.info.features else None
-        self._classes: list[str] = list(getattr(label, "names", None) or [])
+        features = builder.info.features
+        self._classes: list[str] = list(getattr(features["label"], "names", None) or []) if "label" in features else []
         info = builder.info.splits[split]
         digest = hashlib.sha256(f"{builder.info.full_name}/{split}/{info.num_examples}/group {group}".encode())
         for file in sorted(info.filepaths):

@@ -1,0 +1,46 @@
+"""Three tasks in one model on the easy scenes: retrieval, questions, captions. The quick start.
+
+    mmjax train --config configs/quickstart.py --workdir runs/quickstart
+
+2 CPU cores, 6 minutes; expected figures on `test`: see BUILD_NOTES.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data = {
+        "train": {"path": "tfds:scenes/easy", "split": "train", "batch_size": 64},
+        "validation": {"split": "validation"},
+        "test": {
+            "easy_test": {"split": "test"},
+            "easy_unseen": {"split": "test_unseen"},
+            "full_test": {"path": "tfds:scenes/full", "split": "test"},
+            "full_unseen": {"path": "tfds:scenes/full", "split": "test_unseen"},
+        },
+    }
+    config.processor = {
+        "image": {"size": 64},
+        "tokenizer": {"kind": "bpe", "vocab_size": 512},
+        "length": 24,
+        "question_length": 16,
+        "captions": 1,
+        "questions": 4,
+    }
+    config.model = {
+        "embed_dim": 128,
+        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "stem": "conv", "pool": "mean"},
+        "text_encoder": {"width": 128, "depth": 2, "heads": 4, "pool": "mean"},
+        "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4},
+        "decoder": {"width": 128, "depth": 2, "heads": 4, "memory": "cross_attention"},
+    }
+    config.tasks = {
+        "contrastive": {"loss_kind": "softmax", "gallery": 100},
+        "captioning": {"judge": "mmjax.data.scenes:caption_is_right"},
+        "vqa": {"answer": "class"},
+    }
+    config.optimizer = {"name": "adamw", "lr": 1e-3, "warmup": "5%", "weight_decay": 0.05}
+    config.train = {"steps": 1500, "log_every": 20}
+    config.eval = {"every": "50%", "batch_size": 100}
+    return config

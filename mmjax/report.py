@@ -1,0 +1,182 @@
+"""What a run shows: tables of figures as text and JSON, panels of pictures with predictions, curves over steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax.errors import ConfigError
+from mmjax.evaluators import Figure, as_json
+from mmjax.metrics import read_lines
+
+INK, GREY, RIGHT, WRONG = "#1f2328", "#6e7781", "#1a7f37", "#cf222e"
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Figures one a line, in columns: figure, value, 95 % interval, baseline, n."""
+    rows = [("figure", "value", "95 % interval", "baseline", "n"), *(figure.cells() for figure in figures)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    align = (str.ljust, str.rjust, str.rjust, str.ljust, str.rjust)
+    lines = ["  ".join(a(cell, w) for a, cell, w in zip(align, row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def write_json(path: str | Path, figures: Sequence[Figure], also: Mapping[str, Any] | None = None) -> None:
+    """Writes {"figures": {"task/metric": {value, n, baseline, baseline_name, interval}}, **also}."""
+    text = json.dumps({**(also or {}), "figures": as_json(figures)}, indent=1, ensure_ascii=False)
+    Path(path).write_text(text + "\n", "utf-8")
+
+
+@dataclass(frozen=True)
+class PanelItem:
+    """A picture and what was said of it.
+
+    Attributes:
+      image: [H, W, 3] uint8; pictures of one panel may differ in size.
+      lines: (text, right, wrong or neither): a true line is green with a tick, a false one red with a cross.
+      title: a grey line above, such as the picture's id.
+    """
+
+    image: np.ndarray
+    lines: Sequence[tuple[str, bool | None]]
+    title: str = ""
+
+
+def panel(path: str | Path, items: Sequence[PanelItem], *, columns: int = 4) -> None:
+    """Draws the items as a grid into a PNG file: each picture in a square, its lines wrapped below."""
+    from PIL import Image, ImageDraw
+
+    if not items:
+        raise ConfigError(f"{path}: a panel of no pictures. Expected at least one (config.eval.examples).")
+    side, gap, leading = 240, 20, 20
+    font, columns = _font(14), min(columns, len(items))
+    captions = [_lines(item, font, side) for item in items]
+    grid = [range(start, min(start + columns, len(items))) for start in range(0, len(items), columns)]
+    heights = [side + gap + leading * max(len(captions[i]) for i in row) for row in grid]
+    page = Image.new("RGB", (gap + columns * (side + gap), gap + sum(heights) + gap * (len(grid) - 1)), "white")
+    draw, top = ImageDraw.Draw(page), gap
+    for row, height in zip(grid, heights, strict=True):
+        for column, i in enumerate(row):
+            left = gap + column * (side + gap)
+            picture = _fit(items[i].image, side)
+            draw.rectangle((left, top, left + side - 1, top + side - 1), fill="#f6f8fa")
+            page.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+            for n, (text, colour) in enumerate(captions[i]):
+                draw.text((left, top + side + 8 + n * leading), text, fill=colour, font=font)
+        top += height + gap
+    page.save(path)
+
+
+def curves(path: str | Path, metrics: str | Path) -> None:
+    """Draws a metrics.jsonl over steps into a PNG file: losses, learning rate, shares, and what else evaluations gave.
+
+    Lines with `lr` are training's; the others are evaluations', with keys `set/task/metric`.
+    """
+    lines = read_lines(metrics) if Path(metrics).is_file() else []
+    training, evaluation = _series(lines, training=True), _series(lines, training=False)
+    if not training and not evaluation:
+        raise ConfigError(
+            f"{metrics}: no line to draw. Expected lines such as {{'step': 10, 'loss': 2.3, 'lr': 0.001}}."
+        )
+    is_loss = lambda name: name.rpartition("/")[2] == "loss"  # noqa: E731
+    losses = {name: series for name, series in training.items() if is_loss(name)}
+    if len(losses) == 2:  # one task: its own loss is the whole one
+        losses.pop("loss", None)
+    share = {n: s for n, s in evaluation.items() if not is_loss(n) and all(0 <= y <= 1 for y in s[1])}
+    rest = {n: s for n, s in evaluation.items() if not is_loss(n) and n not in share}
+    groups = {
+        "loss": losses | {name: series for name, series in evaluation.items() if is_loss(name)},
+        "learning rate": {name: series for name, series in training.items() if name == "lr"},
+        "evaluation, %": {name: (steps, [100 * y for y in values]) for name, (steps, values) in share.items()},
+        "evaluation, other": rest,
+    }
+    _draw(path, {title: group for title, group in groups.items() if group}, dotted=set(evaluation))
+
+
+Series = dict[str, tuple[list[int], list[float]]]
+
+
+def _series(lines: Sequence[Mapping[str, Any]], *, training: bool) -> Series:
+    """{name: (steps, values)} of the numbers in training's or in evaluations' lines."""
+    series: Series = {}
+    for line in lines:
+        if ("lr" in line) == training:
+            for name, value in line.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    steps, values = series.setdefault(name, ([], []))
+                    steps.append(line["step"])
+                    values.append(value)
+    return series
+
+
+def _draw(path: str | Path, groups: Mapping[str, Series], dotted: set[str]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Page
+
+    page = Page(figsize=(10, 3.0 * len(groups)), layout="constrained")
+    FigureCanvasAgg(page)
+    for axes, (title, group) in zip(
+        page.subplots(len(groups), squeeze=False, sharex=True)[:, 0], groups.items(), strict=True
+    ):
+        for name, (steps, values) in group.items():
+            axes.plot(steps, values, marker="o" if name in dotted else None, markersize=4, linewidth=1.5, label=name)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+        axes.grid(color="#e4e7ea", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if title != "learning rate":
+            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_xlabel("step")
+    page.savefig(path, dpi=110)
+
+
+def _font(size: int) -> Any:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, and the tick and the cross."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _lines(item: PanelItem, font: Any, width: int) -> list[tuple[str, str]]:
+    """(text, colour) of the item's lines, wrapped at `width` pixels; what wraps is indented past the tick or cross."""
+    wrapped = [(text, GREY) for text in _wrap(item.title, font, width)] if item.title else []
+    for text, right in item.lines:
+        mark, colour = {None: ("", INK), True: ("✓ ", RIGHT), False: ("✗ ", WRONG)}[
+            None if right is None else bool(right)
+        ]
+        indent = "    " if mark else ""
+        first, *others = _wrap(text, font, width - font.getlength(indent or mark))
+        wrapped += [(mark + first, colour), *((indent + other, colour) for other in others)]
+    return wrapped
+
+
+def _wrap(text: str, font: Any, width: float) -> list[str]:
+    """Lines of at most `width` pixels, broken at spaces, and inside a word only where the word alone is too long."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and font.getlength(f"{lines[-1]} {word}") > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
+            fits = next(n for n in range(len(lines[-1]) - 1, 0, -1) if n == 1 or font.getlength(lines[-1][:n]) <= width)
+            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
+    return lines
+
+
+def _fit(image: np.ndarray, side: int) -> Any:
+    """The picture to fill a square of `side`; a small one grows by a whole factor, so that its pixels stay as they are."""
+    from PIL import Image
+
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ConfigError(f"panel: a picture of {image.dtype} {image.shape}. Expected uint8 [H, W, 3].")
+    ratio, method = side / max(image.shape[:2]), Image.Resampling.LANCZOS
+    if ratio >= 2:
+        ratio, method = int(ratio), Image.Resampling.NEAREST
+    size = max(1, round(image.shape[1] * ratio)), max(1, round(image.shape[0] * ratio))
+    return Image.fromarray(image).resize(size, method)
