@@ -14,6 +14,7 @@ from mmjax.errors import ConfigError
 from mmjax.evaluators import Figure, as_json
 from mmjax.metrics import read_lines
 
+Series = dict[str, tuple[list[int], list[float]]]  # name: (steps, values)
 INK, GREY, RIGHT, WRONG = "#1f2328", "#6e7781", "#1a7f37", "#cf222e"
 
 
@@ -98,9 +99,6 @@ def curves(path: str | Path, metrics: str | Path) -> None:
     _draw(path, {title: group for title, group in groups.items() if group}, dotted=set(evaluation))
 
 
-Series = dict[str, tuple[list[int], list[float]]]
-
-
 def _series(lines: Sequence[Mapping[str, Any]], *, training: bool) -> Series:
     """{name: (steps, values)} of the numbers in training's or in evaluations' lines."""
     series: Series = {}
@@ -169,7 +167,7 @@ def _wrap(text: str, font: Any, width: float) -> list[str]:
 
 
 def _fit(image: np.ndarray, side: int) -> Any:
-    """The picture to fill a square of `side`; a small one grows by a whole factor, so that its pixels stay as they are."""
+    """The picture to fill a square of `side`; a small one grows by a whole factor, so that its pixels stay square."""
     from PIL import Image
 
     image = np.asarray(image)

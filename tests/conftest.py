@@ -1,6 +1,71 @@
-"""Tests run on eight fake CPU devices."""
+"""Tests run on eight fake CPU devices, and share one tiny data set and few compiled functions."""
 
+import json
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory):
+    """A jsonl file over 20 drawn pictures of 32 px, each with captions, questions and a label: every task can read it."""
+    from mmjax.data.scenes import make_record
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "images").mkdir()
+    with open(folder / "all.jsonl", "w") as file:
+        for i in range(20):
+            record = make_record("easy", "train", i, size=32)
+            name = f"{i:02d}.png"
+            (folder / "images" / name).write_bytes(record["image"])
+            for text in record["texts"][: 2 + i % 3]:
+                file.write(json.dumps({"image": name, "caption": text}) + "\n")
+            for qa in record["qa"][: 3 + i % 2]:
+                file.write(json.dumps({"image": name, "question": qa["question"], "answers": qa["answers"]}) + "\n")
+            file.write(json.dumps({"image": name, "label": record["scene"][0]["shape"]}) + "\n")
+    return folder
+
+
+TOWER = {"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64}
+TASKS = {
+    "contrastive": {"kind": "contrastive"},
+    "contrastive_softmax": {"kind": "contrastive", "loss_kind": "softmax"},
+    "captioning": {"kind": "captioning"},
+    "vqa": {"kind": "vqa"},
+    "vqa_generate": {"kind": "vqa", "answer": "generate"},
+    "classification": {"kind": "classification"},
+    "matching": {"kind": "matching"},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_mapping(tiny_set):
+    """(task names, overrides) -> the plain config of a tiny model with those tasks on the tiny set."""
+    from mmjax.config import merge, nest
+
+    def make(*tasks, **overrides):
+        base = {
+            "data": {"root": str(tiny_set), "train": {"path": "all.jsonl", "batch_size": 8}, "holdout": 0.3, "threads": 1},
+            "processor": {"image": {"size": 32}, "tokenizer": {"kind": "bpe", "vocab_size": 320}, "length": 20,
+                          "question_length": 16, "answer_length": 4, "questions": 2},
+            "model": {
+                "embed_dim": 32,
+                "patch_encoder": {**TOWER, "patch": 8},
+                "text_encoder": {**TOWER, "pool": "mean"},
+                "fusion": {**TOWER, "name": "cross_attention"},
+                "decoder": {**TOWER},
+            },
+            "tasks": {name: TASKS[name] for name in tasks},
+            "optimizer": {"lr": 1e-3, "warmup": "0 steps"},
+            "train": {"steps": 6, "log_every": 1},
+            "eval": {"every": "", "start": False},
+            "mesh": {"data": 1},
+            "checkpoint": {"every": "2 steps"},
+        }  # fmt: skip
+        return merge(base, nest({k.replace("__", "."): v for k, v in overrides.items()}))
+
+    return make

@@ -131,9 +131,9 @@ class Pipeline:
             return {n: tf.ensure_shape(a, example[n].shape) for n, a in zip(names, arrays, strict=True)}
 
         parallel = self.threads or None
-        data = tf.data.Dataset.range(start, stop).map(host, num_parallel_calls=parallel, deterministic=True)
+        data = tf.data.Dataset.range(start, stop).map(host, num_parallel_calls=parallel)
         if "image" in self.features:
-            data = data.map(self._pictures, num_parallel_calls=parallel, deterministic=True)
+            data = data.map(self._pictures, num_parallel_calls=parallel)
         options = tf.data.Options()
         options.deterministic = True
         # A pool of our own, so that input leaves XLA its cores; an op within it takes one thread.

@@ -31,9 +31,9 @@ def ranks(queries: np.ndarray, gallery: np.ndarray, right: np.ndarray) -> np.nda
     """
     scores = queries @ gallery.T
     best = np.max(scores, axis=1, where=right, initial=-np.inf)[:, None]
-    above, below = scores > best + _TIE, scores < best - _TIE
-    ties = ~(above | below | right)
-    return 1 + (above & ~right).sum(axis=1) + ties.sum(axis=1) / 2
+    above = scores > best + _TIE  # never a right one
+    ties = (scores >= best - _TIE) & ~above & ~right
+    return 1 + above.sum(axis=1) + ties.sum(axis=1) / 2
 
 
 def chance(right: np.ndarray, size: int, k: int) -> np.ndarray:

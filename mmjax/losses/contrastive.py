@@ -118,7 +118,7 @@ def softmax_contrastive(
 def _multi_positive(logits: jax.Array, positives: jax.Array, valid: jax.Array) -> SumWeight:
     """Cross-entropy of each row [N, M] to its positives, all alike: logsumexp minus the mean positive logit."""
     count = positives.sum(axis=-1)
-    # A large finite number, not -inf: rows with nothing valid would otherwise have NaN gradients, masked or not.
+    # Finite, not -inf: a row with nothing valid then makes no NaN on the way either, which jax_debug_nans would report.
     total = jax.nn.logsumexp(jnp.where(valid, logits, -1e30), axis=-1)
     wanted = jnp.where(positives, logits, 0.0).sum(axis=-1) / jnp.maximum(count, 1)
     return jnp.where(count > 0, total - wanted, 0.0).sum(), (count > 0).sum(dtype=jnp.float32)

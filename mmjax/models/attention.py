@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from mmjax.errors import ConfigError
+from mmjax.models.dense import contract
+
 
 def attend(
     q: jax.Array,
@@ -18,26 +21,29 @@ def attend(
     q: [B, Nq, H, d]; k, v: [B, Nk, Hkv, d], Hkv divides H: query head h reads key head h // (H // Hkv).
     mask: bool, broadcastable to [B, H, Nq, Nk], True where a key may be read. bias: broadcastable likewise.
     Returns [B, Nq, H, d] in q's dtype. A row that may read nothing gives exact zeros, and zero gradients.
+    Raises ConfigError when Hkv does not divide H.
     """
     batch, length, heads, depth = q.shape
-    if heads % k.shape[2]:
-        raise ValueError(f"attend: {k.shape[2]} key heads do not divide {heads} query heads.")
+    keys, kv_heads = k.shape[1:3]
+    if heads % kv_heads:
+        raise ConfigError(
+            f"attention: {kv_heads} key heads do not divide {heads} query heads. Set kv_heads to a divisor of heads."
+        )
     scale = depth**-0.5 if scale is None else scale
-    kv_heads, group = k.shape[2], heads // k.shape[2]
-    # Heads lead: on a CPU [B, H, N, d] is a batch of plain matmuls (60 ms against 84 with "bqhd" einsums).
-    q = jnp.moveaxis(q, 2, 1).reshape(batch, kv_heads, group * length, depth)
+    # Heads lead, and the query heads of one key head are stacked as rows: a batch of plain matmuls. Forward + backward at batch
+    # 16, 196 tokens, 6 heads on two CPU cores: 47 ms, 61 with "bqhd" einsums, 69 with jax.nn.dot_product_attention. A custom
+    # backward of the whole gained nothing more.
+    q = jnp.moveaxis(q, 2, 1).reshape(batch, kv_heads, -1, depth)
     k, v = jnp.moveaxis(k, 2, 1), jnp.moveaxis(v, 2, 1)
-    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
-    logits = logits.reshape(batch, heads, length, k.shape[2])
+    logits = scale * contract("bhqd,bhkd->bhqk", q, k).reshape(batch, heads, length, keys)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
     if mask is None:
         weights = jax.nn.softmax(logits, axis=-1)
     else:
-        mask = jnp.broadcast_to(mask, logits.shape)
-        # A finite floor keeps the softmax of an empty row, and its gradient, free of NaN; the second `where` empties it.
+        # A finite floor keeps the softmax of an empty row, and its gradient, free of NaN; the second `where` empties the row.
         weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1)
         weights = jnp.where(mask, weights, 0.0)
-    weights = weights.astype(v.dtype).reshape(batch, kv_heads, group * length, -1)
-    out = jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=jnp.float32)
-    return jnp.moveaxis(out.reshape(batch, heads, length, depth), 1, 2).astype(q.dtype)
+    weights = weights.astype(v.dtype).reshape(batch, kv_heads, -1, keys)
+    out = contract("bhqk,bhkd->bhqd", weights, v).astype(q.dtype)
+    return jnp.moveaxis(out.reshape(batch, heads, length, -1), 1, 2)

@@ -110,7 +110,7 @@ class PatchEncoder(nn.Module):
         return tokens, Pool(how, c, self.dtype, name="pool")(tokens)
 
     def _convolutions(self, image: jax.Array, c: PatchEncoderConfig) -> jax.Array:
-        """[B, H, W, 3] -> [B, H/p, W/p, D]: log2(p) convolutions that halve the sides and double the channels up to D."""
+        """[B, H, W, 3] -> [B, H/p, W/p, D]: log2(p) convolutions that halve the sides and double the channels to D."""
         layers = c.patch.bit_length() - 1
         init = nn.with_logical_partitioning(nn.initializers.he_normal(), (None, None, None, "embed"))
         for i in range(layers):
@@ -135,10 +135,7 @@ class PatchEncoder(nn.Module):
             return jnp.asarray(sincos_2d(grid, c.width))[None]
         made_for = grid_of(self.image_size, c.patch)
         boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, None, "embed"))
-        table = self.param("position", boxed, (*made_for, c.width))
-        if grid != made_for:
-            table = jax.image.resize(table, (*grid, c.width), "bilinear")
-        return table.reshape(1, -1, c.width)
+        return resample(self.param("position", boxed, (*made_for, c.width)), grid).reshape(1, -1, c.width)
 
     def _drop_patches(self, x: jax.Array, mask: jax.Array | None, share: float) -> tuple[jax.Array, jax.Array | None]:
         """Keeps the same number of patches in each row, drawn at random; real ones before padding. Order is kept."""
@@ -168,6 +165,11 @@ def patchify(image: jax.Array, patch: int) -> jax.Array:
     b, h, w, c = image.shape
     x = image.reshape(b, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def resample(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Learned positions [h, w, D] for another grid, bilinearly; the table itself where the grid is its own."""
+    return table if table.shape[:2] == grid else jax.image.resize(table, (*grid, table.shape[-1]), "bilinear")
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
