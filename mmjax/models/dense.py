@@ -1,7 +1,7 @@
 """The dense layer of every model part, and the matrix products that it and attention are made of.
 
-Float32 parameters, compute in `dtype`, float32 accumulation. Autodiff of a bf16 product that accumulates in float32 multiplies
-float32 by bf16 on the way back, which a GPU or TPU runs at its float32 rate; so the backward passes are written here.
+Float32 parameters, compute in `dtype`, float32 accumulation. JAX's own backward pass of a bf16 product that accumulates
+in float32 multiplies float32 by bf16, which no bf16 matrix unit takes; so the backward passes are written here.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 @functools.cache
 def cpu_has_amx() -> bool:
-    """Whether this machine's CPU multiplies bf16 matrices in hardware: there bf16 beats float32, elsewhere it does not."""
+    """Whether this CPU has matrix units for bf16. Without them (AVX512-BF16 alone) bf16 is no faster than float32."""
     info = Path("/proc/cpuinfo")
     return info.exists() and "amx_bf16" in info.read_text()
 
@@ -26,9 +26,10 @@ def matmul_path(dtype: Any) -> tuple[str, str]:
     """How Dense multiplies here, and why: ("plain" | "flat" | "flat_amx", reason).
 
     plain: one dot_general on the input as it is: what GSPMD can shard.
-    flat: a CPU and a mesh of one device: leading dims collapse first, which XLA does not do by itself (27 ms against 43 for
-      4096x192 by 192x768, forward + backward, float32). bf16 operands are widened: XLA's float32 kernel is the faster one.
-    flat_amx: the same on a CPU with AMX in bf16, where the bf16 kernel is 2-4 times faster than the float32 one.
+    flat: a CPU and a mesh of one device. Leading dims collapse first, as XLA does not do by itself (4096x192 by
+      192x768, forward + backward, float32: 27 ms against 43). bf16 is widened: XLA's float32 kernel is faster (7 ms
+      against 10).
+    flat_amx: bf16 on a CPU with AMX, where the bf16 kernel is 2-4 times faster than float32 if the layouts are right.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if jax.default_backend() != "cpu":
@@ -46,7 +47,7 @@ def _dot(a: jax.Array, b: jax.Array, dims: tuple) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(x: jax.Array, kernel: jax.Array, path: str) -> jax.Array:
-    """x [..., D] @ kernel [D, F] -> [..., F] in x's dtype, accumulated in float32; the kernel's gradient stays float32."""
+    """x [..., D] @ kernel [D, F] -> [..., F] in x's dtype, accumulated in float32, as is the kernel's gradient."""
     return _matmul_forward(x, kernel, path)[0]
 
 
@@ -71,9 +72,9 @@ def _matmul_backward(path: str, saved: tuple, grad: jax.Array):
     if path == "flat_amx":
         # XLA folds a transpose into the dot and then misses its fast kernel (150 against 540 GFLOP/s): make it real.
         transposed = with_layout_constraint(jax.lax.optimization_barrier(a.T), Layout(major_to_minor=(0, 1)))
-        return dx, _dot(jax.lax.optimization_barrier(transposed), g, ((1,), (0,)))
+        return dx, _dot(jax.lax.optimization_barrier(transposed), g, ((1,), (0,))).astype(kernel.dtype)
     leading = tuple(range(a.ndim - 1))
-    return dx, _dot(a, g, (leading, leading))
+    return dx, _dot(a, g, (leading, leading)).astype(kernel.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)

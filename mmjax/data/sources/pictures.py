@@ -57,8 +57,8 @@ class PictureSource:
             record["texts"] = texts
         if qa := [{"question": x.question, "answers": list(x.answers)} for x in lines if x.answers is not None]:
             record["qa"] = qa
-        if lines[0].label:
-            record["label"] = lines[0].label
+        if label := next((line.label for line in lines if line.label), ""):
+            record["label"] = label
         return record
 
     def __getitem__(self, i: int) -> Record:
@@ -68,11 +68,12 @@ class PictureSource:
 
 
 def _one_label(file: Path, lines: list[Line]) -> None:
-    for line in lines:
-        if line.label != lines[0].label:
+    labelled = [line for line in lines if line.label]
+    for line in labelled:
+        if line.label != labelled[0].label:
             raise ConfigError(
-                f"{file.name}, row {line.row}: label '{line.label}' for '{line.image}', but '{lines[0].label}' in row "
-                f"{lines[0].row}. Expected one label a picture; set group=False to train on both."
+                f"{file.name}, row {line.row}: label '{line.label}' for '{line.image}', but '{labelled[0].label}' in row "
+                f"{labelled[0].row}. Expected one label a picture; set group=False to train on both."
             )
 
 
