@@ -7,9 +7,12 @@ time: 2.2 against 1.2 ms for a picture of 160 pixels).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import io
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -75,6 +78,18 @@ class Augment:
     @property
     def crops(self) -> bool:
         return self.crop_area != (1.0, 1.0)
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """TensorFlow, imported when it is first needed, without its start-up notes and without the accelerators."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # input has no matrix products; the option only prints a note
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # a program that already uses TensorFlow's devices keeps them
+        tf.config.set_visible_devices([], "GPU")
+    return tf
 
 
 def draws(keys: np.ndarray, purpose: int, augment: Augment, flip: np.ndarray) -> np.ndarray:
@@ -160,7 +175,7 @@ def readable(data: bytes) -> bytes:
 
 def decode_tf(data: Any) -> Any:
     """String tensor -> [H, W, 3] uint8. The accurate DCT: TensorFlow's default is up to 7 of 255 off PIL."""
-    import tensorflow as tf
+    tf = tensorflow()
 
     return tf.cond(
         tf.io.is_jpeg(data),
@@ -178,7 +193,7 @@ def image_tf(data: Any, box: Any, draw: Any, settings: ImageSettings, augment: A
       draw: a row of `draws`; read only where `augment` is given.
       augment: None in evaluation.
     """
-    import tensorflow as tf
+    tf = tensorflow()
 
     picture = decode_tf(data)
     if box is not None:

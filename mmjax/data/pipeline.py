@@ -8,14 +8,13 @@ of `images.py`) when batches are made, never at import.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmjax.data.images import centre_box, image_tf, random_box, readable, size_of
+from mmjax.data.images import centre_box, image_tf, random_box, readable, size_of, tensorflow
 from mmjax.data.order import row_keys, rows_at
 from mmjax.errors import ConfigError
 
@@ -109,10 +108,7 @@ class Pipeline:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _dataset(self, start: int, stop: int, pool: ThreadPoolExecutor | None) -> Any:
-        import tensorflow as tf
-
-        with contextlib.suppress(RuntimeError):  # a program that already uses TensorFlow's devices keeps them
-            tf.config.set_visible_devices([], "GPU")
+        tf = tensorflow()
         example = self._host_batch(start, pool)  # for its shapes and types
         names = sorted(example)
 
@@ -176,7 +172,7 @@ class Pipeline:
 
     def _pictures(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Decodes, cuts and resizes the B pictures: TF ops only."""
-        import tensorflow as tf
+        tf = tensorflow()
 
         settings, augment = self.processor.image, self.processor.augment if self.train else None
         parts = {name: batch.pop(name) for name in ("image", "box", "draw") if name in batch}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
-from mmjax.models.dense import Dense
+from mmjax.models.dense import Dense, contract
 from mmjax.models.text_encoder import TokenEmbedding, check_positions, positions_of
 from mmjax.models.transformer import Cache, Tokens, Transformer, TransformerConfig, empty_cache
 
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
         """[B, L, D] -> [B, L, V] float32; operands in the compute type, sums in float32."""
         if self.config.tie:
             return self.embed.logits(hidden)
-        return jnp.einsum("bld,vd->blv", hidden, self.output.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return contract("bld,vd->blv", hidden, self.output.astype(hidden.dtype))
 
     def start_cache(self, batch: int, length: int, memory: Tokens | None = None) -> Cache:
         """An empty cache for `batch` rows of `length` tokens, and the memory's where it is a prefix."""

@@ -29,7 +29,8 @@ def matmul_path(dtype: Any) -> tuple[str, str]:
     flat: a CPU and a mesh of one device. Leading dims collapse first, as XLA does not do by itself (4096x192 by
       192x768, forward + backward, float32: 27 ms against 43). bf16 is widened: XLA's float32 kernel is faster (7 ms
       against 10).
-    flat_amx: bf16 on a CPU with AMX, where the bf16 kernel is 2-4 times faster than float32 if the layouts are right.
+    flat_amx: bf16 on a CPU with AMX, where bf16 kernels were seen 2-4 times faster than float32 if the layouts are
+      right. Without AMX the same path is slower than float32, so it is never chosen there.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if jax.default_backend() != "cpu":

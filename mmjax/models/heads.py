@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.block import MLP, Attention, Norm, Tokens, TransformerConfig
-from mmjax.models.dense import Dense
+from mmjax.models.dense import Dense, contract
 
 
 class AttentionPool(nn.Module):
@@ -56,7 +56,7 @@ class Pool(nn.Module):
         if mask is None:
             mask = jnp.ones(x.shape[:2], bool)
         if self.how == "mean":
-            total = jnp.einsum("bnd,bn->bd", x, mask.astype(x.dtype), preferred_element_type=jnp.float32)
+            total = contract("bnd,bn->bd", x, mask.astype(x.dtype))
             return (total / jnp.maximum(1, jnp.sum(mask, 1, keepdims=True))).astype(x.dtype)
         at = jnp.max(jnp.where(mask, jnp.arange(x.shape[1]), 0), 1)
         if self.how == "eos":

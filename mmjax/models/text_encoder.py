@@ -12,6 +12,7 @@ import numpy as np
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
+from mmjax.models.dense import contract
 from mmjax.models.heads import Pool
 from mmjax.models.transformer import Tokens, Transformer, TransformerConfig
 
@@ -91,7 +92,7 @@ class TokenEmbedding(nn.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """x: [B, L, D] -> [B, L, V] float32, by the same table (Press and Wolf, 2017)."""
-        return jnp.einsum("bld,vd->blv", x, self.table.astype(x.dtype), preferred_element_type=jnp.float32)
+        return contract("bld,vd->blv", x, self.table.astype(x.dtype))
 
 
 class TextEncoder(nn.Module):

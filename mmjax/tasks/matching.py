@@ -46,14 +46,8 @@ class Matching(Task):
         own = jax.tree.map(lambda x: x[first], text.tokens)
         usable = batch["valid"] & batch["text_valid"][:, 0]
         positives = positives_from_keys(batch["image_key"], jnp.arange(rows), batch["text_key"][:, 0], usable)
-        negative = hard_negatives(
-            image.embedding @ text.embedding[first].T,
-            positives,
-            forward.rng("matching"),
-            self.temperature,
-            image_valid=usable,
-            text_valid=usable,
-        )
+        similarity = jnp.where(usable[:, None] & usable, image.embedding @ text.embedding[first].T, -jnp.inf)
+        negative = hard_negatives(similarity, positives, forward.rng("matching"), self.temperature)
         pick = lambda tokens, index: jax.tree.map(lambda x: x[index], tokens)  # noqa: E731
         stack = lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts)  # noqa: E731
         fused = forward.fuse_tokens(

@@ -1,0 +1,41 @@
+"""Three tasks in one model on the easy scenes: retrieval, questions, captions. The quick start.
+
+    mmjax train --config configs/scenes.py --workdir runs/scenes
+
+2 CPU cores, 30 minutes; expected figures on `full_test`: see BUILD_NOTES.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data = {
+        "train": {"path": "tfds:scenes/full", "split": "train", "batch_size": 64},
+        "validation": {"split": "validation"},
+        "test": {"full_test": {"split": "test"}, "full_unseen": {"split": "test_unseen"}},
+    }
+    config.processor = {
+        "image": {"size": 64},
+        "tokenizer": {"kind": "bpe", "vocab_size": 512},
+        "length": 64,
+        "question_length": 24,
+        "captions": 1,
+        "questions": 4,
+    }
+    config.model = {
+        "embed_dim": 128,
+        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "stem": "conv", "pool": "mean"},
+        "text_encoder": {"width": 128, "depth": 2, "heads": 4, "pool": "mean"},
+        "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4},
+        "decoder": {"width": 128, "depth": 2, "heads": 4, "memory": "cross_attention"},
+    }
+    config.tasks = {
+        "contrastive": {"loss_kind": "softmax", "gallery": 100},
+        "captioning": {"judge": "mmjax.data.scenes:caption_is_right"},
+        "vqa": {"answer": "class"},
+    }
+    config.optimizer = {"name": "adamw", "lr": 1e-3, "warmup": "5%", "weight_decay": 0.05}
+    config.train = {"steps": 3500, "log_every": 20}
+    config.eval = {"every": "50%", "batch_size": 100}
+    return config
