@@ -18,11 +18,11 @@ def get_config() -> ConfigDict:
         "augment": {"crop_area": (0.8, 1.0), "crop_aspect": (0.9, 1.11), "flip": True},
         "tokenizer": {"kind": "bpe", "vocab_size": 384},
         "question_length": 16,
-        "questions": 8,
+        "questions": 6,
     }
     config.model = {
-        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "stem": "conv", "pool": "mean"},
-        "text_encoder": {"width": 128, "depth": 2, "heads": 4, "pool": "mean"},
+        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 16, "stem": "conv", "pool": "mean"},
+        "text_encoder": {"width": 128, "depth": 1, "heads": 4, "pool": "mean"},
         "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4, "pool": "mean"},
     }
     config.tasks = {"vqa": {"answer": "class"}}

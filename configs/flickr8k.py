@@ -21,7 +21,15 @@ def get_config() -> ConfigDict:
     }
     config.model = {
         "embed_dim": 256,
-        "patch_encoder": {"width": 192, "depth": 6, "heads": 6, "patch": 16, "stem": "conv", "pool": "mean", "drop_path": 0.1},
+        "patch_encoder": {
+            "width": 192,
+            "depth": 6,
+            "heads": 6,
+            "patch": 16,
+            "stem": "conv",
+            "pool": "mean",
+            "drop_path": 0.1,
+        },
         "text_encoder": {"width": 192, "depth": 2, "heads": 6, "pool": "mean", "dropout": 0.1},
     }
     config.tasks = {"contrastive": {"loss_kind": "softmax"}}

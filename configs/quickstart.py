@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
         "test": {
             "easy_test": {"split": "test"},
             "easy_unseen": {"split": "test_unseen"},
-            "full_test": {"path": "tfds:scenes/full", "split": "test"},
-            "full_unseen": {"path": "tfds:scenes/full", "split": "test_unseen"},
+            "full_test": {"path": "tfds:scenes/full_8000train", "split": "test"},
+            "full_unseen": {"path": "tfds:scenes/full_8000train", "split": "test_unseen"},
         },
     }
     config.processor = {
@@ -41,6 +41,6 @@ def get_config() -> ConfigDict:
         "vqa": {"answer": "class"},
     }
     config.optimizer = {"name": "adamw", "lr": 1e-3, "warmup": "5%", "weight_decay": 0.05}
-    config.train = {"steps": 1500, "log_every": 20}
-    config.eval = {"every": "50%", "batch_size": 100}
+    config.train = {"steps": 560, "log_every": 10}
+    config.eval = {"every": "", "batch_size": 100, "start": False}
     return config

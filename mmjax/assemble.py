@@ -87,7 +87,9 @@ def build_model(config: Config, processor: Processor) -> Multimodal:
         std=processor.image.std,
         tokens=token_ids(processor),
         heads=tuple(h for task in config.tasks.values() for h in task.heads(processor)),
-        contrastive=next((t.loss_kind for t in config.tasks.values() if hasattr(t, "loss_kind")), "sigmoid") if "contrastive" in needs else "",
+        contrastive=next((t.loss_kind for t in config.tasks.values() if hasattr(t, "loss_kind")), "sigmoid")
+        if "contrastive" in needs
+        else "",
         dtype=resolve_dtype(config.model.dtype, jax.default_backend()),
     )
 

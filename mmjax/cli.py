@@ -38,12 +38,18 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     train = command("train", _train, "Train from a config file; goes on where the workdir's last checkpoint ends.")
-    train.add_argument("--config", required=True, help="a Python file with get_config(); override keys with --config.a.b=VALUE")
+    train.add_argument(
+        "--config", required=True, help="a Python file with get_config(); override keys with --config.a.b=VALUE"
+    )
     train.add_argument("--workdir", type=Path, help="where checkpoints, metrics and pictures go")
-    train.add_argument("--dry_run", action="store_true", help="print parameters, sharding, batch, FLOPs and memory, then stop")
+    train.add_argument(
+        "--dry_run", action="store_true", help="print parameters, sharding, batch, FLOPs and memory, then stop"
+    )
     train.add_argument("--smoke", action="store_true", help="small widths, depth 2, one step: does it run at all?")
 
-    evaluate = command("eval", _eval, "Judge a trained workdir on config.data.eval, else its test, else its validation sets.")
+    evaluate = command(
+        "eval", _eval, "Judge a trained workdir on config.data.eval, else its test, else its validation sets."
+    )
     evaluate.add_argument("--workdir", type=Path, required=True)
     evaluate.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
 

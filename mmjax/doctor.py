@@ -41,7 +41,11 @@ def _packages() -> tuple[bool, str, str]:
     found = versions()
     needed = [n for n in ("jax", "flax", "optax", "orbax-checkpoint", "transformers") if n not in found]
     text = ", ".join(f"{k} {v}" for k, v in found.items())
-    return not needed, "packages", text if not needed else f"missing: {', '.join(needed)}. Run launch/quickstart.sh or pip install."
+    return (
+        not needed,
+        "packages",
+        text if not needed else f"missing: {', '.join(needed)}. Run launch/quickstart.sh or pip install.",
+    )
 
 
 def _devices() -> tuple[bool, str, str]:
@@ -66,12 +70,20 @@ def _collectives() -> tuple[bool, str, str]:
     mesh = sharding.make_mesh(sharding.MeshConfig())
     rows = sharding.put_batch({"x": np.ones((jax.device_count(), 1), np.float32)}, mesh, jax.device_count())["x"]
     total = float(sharding.jit(mesh, jnp.sum, out_shardings=sharding.replicated(mesh))(rows))
-    return total == jax.device_count(), "collectives", f"sum over {dict(mesh.shape)} gives {total:g} of {jax.device_count()}"
+    return (
+        total == jax.device_count(),
+        "collectives",
+        f"sum over {dict(mesh.shape)} gives {total:g} of {jax.device_count()}",
+    )
 
 
 def _tensorflow() -> tuple[bool, str, str]:
     present = importlib.util.find_spec("tensorflow") is not None
-    return True, "tensorflow", "present: tf.data input works" if present else "absent: tf.data input does not work; predict does"
+    return (
+        True,
+        "tensorflow",
+        "present: tf.data input works" if present else "absent: tf.data input does not work; predict does",
+    )
 
 
 def _folders() -> list[tuple[bool, str, str]]:
@@ -90,5 +102,7 @@ def _folders() -> list[tuple[bool, str, str]]:
                 rate = len(block) / (time.perf_counter() - begun) / 1e6
             checks.append((True, name, f"{folder} can be written, {rate:,.0f} MB/s"))
         except OSError as error:
-            checks.append((False, name, f"{folder} cannot be written ({error}). Set MMJAX_CACHE or TMPDIR to a folder that can."))
+            checks.append(
+                (False, name, f"{folder} cannot be written ({error}). Set MMJAX_CACHE or TMPDIR to a folder that can.")
+            )
     return checks

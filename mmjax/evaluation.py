@@ -45,7 +45,9 @@ class Result:
 class Evaluation:
     """Compiled once a stream and used for every set of that stream, during training and after it."""
 
-    def __init__(self, config: Config, model: Multimodal, processor: Processor, mesh: Mesh, train: Mapping[str, Source]):
+    def __init__(
+        self, config: Config, model: Multimodal, processor: Processor, mesh: Mesh, train: Mapping[str, Source]
+    ):
         self.config, self.model, self.processor, self.mesh, self.train = config, model, processor, mesh, train
         self._steps: dict[str, Callable[..., Any]] = {}
 
@@ -101,7 +103,9 @@ class Evaluation:
             panel,
         )
 
-    def _panel(self, tasks: Any, readable: Any, batch: Any, images: np.ndarray, records: list[Any]) -> list[report.PanelItem]:
+    def _panel(
+        self, tasks: Any, readable: Any, batch: Any, images: np.ndarray, records: list[Any]
+    ) -> list[report.PanelItem]:
         items = []
         texts = [r.get("texts", []) for r in records]
         for row in np.flatnonzero(batch["valid"])[: self.config.eval.examples]:

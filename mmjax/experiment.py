@@ -57,7 +57,9 @@ class DataConfig:
                     continue
                 stream = own.get("stream") or (name if name in train else first)
                 if stream not in train:
-                    raise ConfigError(f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, train)}")
+                    raise ConfigError(
+                        f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, train)}"
+                    )
                 dropped = ("root", "split", "format") if own.get("path") else ()
                 inherited = {k: v for k, v in train[stream].items() if k not in dropped}
                 sources[name] = {**inherited, **own, "stream": stream}
@@ -104,7 +106,9 @@ class TrainConfig:
     def check(self, where: str) -> None:
         given = [n for n in ("steps", "epochs", "examples") if getattr(self, n) > 0]
         if len(given) != 1:
-            raise ConfigError(f"{where}: found {given or 'none'} of steps, epochs, examples; expected exactly one above 0.")
+            raise ConfigError(
+                f"{where}: found {given or 'none'} of steps, epochs, examples; expected exactly one above 0."
+            )
         if self.accumulate < 1:
             raise ConfigError(f"{where}.accumulate: found {self.accumulate}, expected 1 or more.")
         if not 0 <= self.ema < 1:
@@ -154,11 +158,15 @@ class Config:
             raise ConfigError(f"{where}.tasks: empty. Expected at least one, as tasks.contrastive.weight=1.")
         for name, source in self.data.train.items():
             if source.batch_size < 1:
-                raise ConfigError(f"{where}.data.train.batch_size: missing for the stream '{name}'. Expected 1 or more rows.")
+                raise ConfigError(
+                    f"{where}.data.train.batch_size: missing for the stream '{name}'. Expected 1 or more rows."
+                )
         for name, task in self.tasks.items():
             if task.stream and task.stream not in self.data.train:
                 near = did_you_mean(task.stream, self.data.train)
-                raise ConfigError(f"{where}.tasks.{name}.stream: no stream '{task.stream}' in {where}.data.train.{near}")
+                raise ConfigError(
+                    f"{where}.tasks.{name}.stream: no stream '{task.stream}' in {where}.data.train.{near}"
+                )
             if task.couples_rows and self.train.accumulate > 1 and not hasattr(task, "embed"):
                 raise ConfigError(
                     f"{where}.train.accumulate: found {self.train.accumulate}, but the task '{name}' compares rows of the whole batch "
@@ -166,7 +174,9 @@ class Config:
                 )
         unread = [n for n in self.data.train if not self.tasks_of(n)]
         if unread:
-            raise ConfigError(f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream.")
+            raise ConfigError(
+                f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream."
+            )
 
     @property
     def first_stream(self) -> str:

@@ -78,7 +78,11 @@ def _batch(
 ) -> dict[str, np.ndarray] | None:
     """The batch that a task needs, or None where what it needs was not asked."""
     processor, rows = trained.processor, len(pictures)
-    batch: dict[str, Any] = {"image": pictures, "valid": np.ones(rows, bool), "image_key": np.arange(rows, dtype=np.int32)}
+    batch: dict[str, Any] = {
+        "image": pictures,
+        "valid": np.ones(rows, bool),
+        "image_key": np.arange(rows, dtype=np.int32),
+    }
     if hasattr(task, "embed"):
         if not labels:
             return None

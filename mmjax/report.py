@@ -49,11 +49,18 @@ class PanelItem:
 
 
 def panel(path: str | Path, items: Sequence[PanelItem], *, columns: int = 4) -> None:
-    """Draws the items as a grid into a PNG file: each picture in a square, its lines wrapped below."""
-    from PIL import Image, ImageDraw
+    """`draw_panel` into a PNG file."""
+    from PIL import Image
 
     if not items:
         raise ConfigError(f"{path}: a panel of no pictures. Expected at least one (config.eval.examples).")
+    Image.fromarray(draw_panel(items, columns=columns)).save(path)
+
+
+def draw_panel(items: Sequence[PanelItem], *, columns: int = 4) -> np.ndarray:
+    """Draws the items as a grid, [H, W, 3] uint8: each picture in a square, its lines wrapped below."""
+    from PIL import Image, ImageDraw
+
     side, gap, leading = 240, 20, 20
     font, columns = _font(14), min(columns, len(items))
     captions = [_lines(item, font, side) for item in items]
@@ -70,7 +77,7 @@ def panel(path: str | Path, items: Sequence[PanelItem], *, columns: int = 4) -> 
             for n, (text, colour) in enumerate(captions[i]):
                 draw.text((left, top + side + 8 + n * leading), text, fill=colour, font=font)
         top += height + gap
-    page.save(path)
+    return np.asarray(page)
 
 
 def curves(path: str | Path, metrics: str | Path) -> None:

@@ -107,7 +107,9 @@ def _spec(name: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
         axes.append(axis)
         for one in (axis,) if isinstance(axis, str) else axis or ():
             if used.setdefault(one, label) != label or (logical.count(label) > 1 and mesh.shape[one] > 1):
-                raise ConfigError(f"parameter '{name}' {shape}: two of its axes {logical} fall on the mesh axis '{one}'.")
+                raise ConfigError(
+                    f"parameter '{name}' {shape}: two of its axes {logical} fall on the mesh axis '{one}'."
+                )
             if size % mesh.shape[one]:
                 raise ConfigError(
                     f"parameter '{name}' {tuple(shape)}: its axis '{label}' ({size}) does not divide by config.mesh.{one}={mesh.shape[one]}. "

@@ -19,7 +19,9 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
     lines = []
     for name, source in data.train.items():
         tasks = ", ".join(f"{n} x{t.weight:g}" for n, t in config.tasks_of(name).items())
-        lines.append(f"train/{name}: {len(source):,} pictures of {source.name}; batch {config.data.train[name].batch_size}; {tasks}")
+        lines.append(
+            f"train/{name}: {len(source):,} pictures of {source.name}; batch {config.data.train[name].batch_size}; {tasks}"
+        )
     for name, (stream, source) in data.validation.items():
         lines.append(f"{name} (of {stream}): {len(source):,} pictures of {source.name}")
     lines.append(f"processor {processor.sha256[:12]}: {_processor(processor)}")
@@ -32,7 +34,10 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
 
 def _processor(processor: Processor) -> str:
     t = processor.tokenizer
-    parts = [f"{processor.image.size} px ({processor.image.resize}, {processor.image.method})", f"{t.vocab_size:,} tokens"]
+    parts = [
+        f"{processor.image.size} px ({processor.image.resize}, {processor.image.method})",
+        f"{t.vocab_size:,} tokens",
+    ]
     parts += [f"{len(processor.answers)} answers"] if processor.answers else []
     parts += [f"{len(processor.labels)} labels"] if processor.labels else []
     return ", ".join(parts)
@@ -47,7 +52,12 @@ def sharding_table(plan: Plan) -> str:
             plan.layout.mesh.shape[a] for axes in spec if axes for a in ((axes,) if isinstance(axes, str) else axes)
         )
         short = "/".join("block_*" if part.startswith("block_") else part for part in name.split("/"))
-        key = (short, str(tuple(shape.shape)), str(tuple(spec)), f"{math.prod(shape.shape) * shape.dtype.itemsize // ways:,}")
+        key = (
+            short,
+            str(tuple(shape.shape)),
+            str(tuple(spec)),
+            f"{math.prod(shape.shape) * shape.dtype.itemsize // ways:,}",
+        )
         rows[key] = rows.get(key, 0) + 1
     header = ("parameter", "shape", "spec", "bytes/device", "layers")
     return aligned([header, *((*key, str(count)) for key, count in rows.items())])
@@ -65,4 +75,6 @@ def batch_table(batch: Mapping[str, Mapping[str, Any]]) -> str:
 def aligned(rows: list[tuple[str, ...]]) -> str:
     """Columns padded to their widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,8 +1,8 @@
 """The loop. There is only this one.
 
-    workdir/config.json      the resolved config            workdir/checkpoints/   Orbax, latest and best
-    workdir/metrics.jsonl    a line every log_every steps   workdir/eval/          figures and picture panels
-    workdir/curves.png       loss and figures over steps    workdir/events.*       TensorBoard
+workdir/config.json      the resolved config            workdir/checkpoints/   Orbax, latest and best
+workdir/metrics.jsonl    a line every log_every steps   workdir/eval/          figures and picture panels
+workdir/curves.png       loss and figures over steps    workdir/events.*       TensorBoard
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
     batch_size = config.data.train[config.first_stream].batch_size
     rows = len(data.train[config.first_stream])
     in_steps = lambda text: duration(text, total=plan.total_steps, batch_size=batch_size, rows=rows)  # noqa: E731
-    save_every, eval_every = max(1, in_steps(config.checkpoint.every)), in_steps(config.eval.every) if config.eval.every else 0
+    save_every, eval_every = (
+        max(1, in_steps(config.checkpoint.every)),
+        in_steps(config.eval.every) if config.eval.every else 0,
+    )
     step_fn = sharding.jit(
         mesh,
         make_train_step(_objective(config, model), plan.tx, seed=config.train.seed, ema=config.train.ema),
@@ -113,7 +116,9 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                     save(step, state, evaluate(step, state) if at_eval else None)
             if stopping:
                 checkpoints.close()
-                print(f"stopped by {stop.name}: saved step {step} of {plan.total_steps}. The same command goes on from there.")
+                print(
+                    f"stopped by {stop.name}: saved step {step} of {plan.total_steps}. The same command goes on from there."
+                )
                 return PREEMPTED
     checkpoints.close()
     writer.close()
@@ -148,7 +153,9 @@ def dry_run(config: Config) -> int:
         mesh, step, donate_argnums=0, out_shardings=(plan.shardings, sharding.replicated(mesh))
     ).lower(plan.abstract, batch).compile()  # fmt: skip
     print(f"FLOPs a step: {flops / 1e9:,.2f} G in all, {flops / mesh.size / 1e9:,.2f} G a device")
-    print("compiled memory a device: " + ", ".join(f"{k} {v / 2**20:,.1f} MiB" for k, v in memory_table(compiled).items()))
+    print(
+        "compiled memory a device: " + ", ".join(f"{k} {v / 2**20:,.1f} MiB" for k, v in memory_table(compiled).items())
+    )
     return 0
 
 
@@ -156,20 +163,28 @@ def _objective(config: Config, model: Any) -> Objective:
     return Objective(model, {s: config.tasks_of(s) for s in config.data.train}, config.train.accumulate)
 
 
-def _log(pending: tuple[int, Any, dict[str, str]], config: Config, plan: Any, writer: MetricWriter, bar: Progress) -> None:
+def _log(
+    pending: tuple[int, Any, dict[str, str]], config: Config, plan: Any, writer: MetricWriter, bar: Progress
+) -> None:
     step, out, row_sums = pending
     out = jax.device_get(out)
     values = {k: float(v / max(w, 1e-9)) for k, (v, w) in out["metrics"].items()}
     bar.show(values["loss"])
     if int(out["bad_in_a_row"]):
-        print(f"step {step}: the loss or the gradient is not finite; the step is skipped ({int(out['skipped'])} so far). Rows: {row_sums}")
+        print(
+            f"step {step}: the loss or the gradient is not finite; the step is skipped ({int(out['skipped'])} so far). Rows: {row_sums}"
+        )
     if int(out["bad_in_a_row"]) >= config.train.max_bad_steps:
-        raise Diverged(f"step {step}: {config.train.max_bad_steps} steps in a row without a finite gradient. Lower optimizer.lr.")
+        raise Diverged(
+            f"step {step}: {config.train.max_bad_steps} steps in a row without a finite gradient. Lower optimizer.lr."
+        )
     if step % config.train.log_every == 0 or step == plan.total_steps:
         writer.scalars(step, {**values, "lr": float(plan.schedule(step - 1)), **bar.throughput(), "rows": row_sums})
 
 
-def _evaluate(evaluation: Evaluation, data: assemble.Data, state: State, step: int, workdir: Path, writer: MetricWriter) -> dict[str, float]:
+def _evaluate(
+    evaluation: Evaluation, data: assemble.Data, state: State, step: int, workdir: Path, writer: MetricWriter
+) -> dict[str, float]:
     """Figures of all validation sets by name; prints the tables, writes them and the panels."""
     params = {**(state["ema"] or state["params"]), **state["frozen"]}
     results: dict[str, Result] = {
@@ -180,16 +195,23 @@ def _evaluate(evaluation: Evaluation, data: assemble.Data, state: State, step: i
     for name, result in results.items():
         figures.update({f"{name}/{k}": v for k, v in result.scalars().items()})
     writer.scalars(step, figures)
+    for name, result in results.items():
+        if result.panel:
+            writer.image(step, f"{name}/predictions", report.draw_panel(result.panel))
     return figures
 
 
-def _check_continuation(saved: Mapping[str, Any], now: Mapping[str, Any], config: Config, processor: Processor, data: assemble.Data) -> None:
+def _check_continuation(
+    saved: Mapping[str, Any], now: Mapping[str, Any], config: Config, processor: Processor, data: assemble.Data
+) -> None:
     """A run goes on only with the data, model and updates that it began with."""
     changed = {k: v for k, v in differences(saved["config"], now["config"]).items() if not k.startswith(_MAY_CHANGE)}
     changed.update({f"data ({k})": v for k, v in differences(saved["fingerprint"], now["fingerprint"]).items()})
     if changed:
         lines = "\n".join(f"  config.{k}: was {old!r}, is {new!r}" for k, (old, new) in changed.items())
-        raise ConfigError(f"--workdir holds a run with another config:\n{lines}\nUse another workdir, or the old values.")
+        raise ConfigError(
+            f"--workdir holds a run with another config:\n{lines}\nUse another workdir, or the old values."
+        )
     for key, (old, new) in differences(saved["config"], now["config"]).items():
         print(f"config.{key}: was {old!r}, goes on with {new!r}")
 

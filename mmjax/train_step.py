@@ -124,7 +124,10 @@ class Objective:
                 made = task.couple(embeddings[n], embedded[n][1], scales[s])
                 losses.update({f"{n}/{k}": v for k, v in made.items()})
             total = sum(
-                (t.weight * losses[f"{n}/loss"][0] / jnp.maximum(losses[f"{n}/loss"][1], 1e-9) for _, n, t in self._tasks(True)),
+                (
+                    t.weight * losses[f"{n}/loss"][0] / jnp.maximum(losses[f"{n}/loss"][1], 1e-9)
+                    for _, n, t in self._tasks(True)
+                ),
                 jnp.zeros(()),
             )
             return total, losses
@@ -149,7 +152,10 @@ class Objective:
                 surrogate = loss
                 for s, n, t in self._tasks(coupled=True):
                     made, _ = t.embed(views[s])
-                    surrogate += sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(cotangent[n]), strict=True))
+                    surrogate += sum(
+                        jnp.vdot(a, b)
+                        for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(cotangent[n]), strict=True)
+                    )
                 return surrogate, (loss, losses)
 
             (_, (loss, losses)), new = jax.value_and_grad(share, has_aux=True)(params)

@@ -52,9 +52,7 @@ def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -
     model = assemble.build_model(config, processor)
     mesh = sharding.make_mesh(config.mesh)
     placed = assemble.layout(model, mesh)
-    shapes = {
-        n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed.shardings[n]) for n, s in placed.shapes.items()
-    }
+    shapes = {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed.shardings[n]) for n, s in placed.shapes.items()}
     frozen = set(meta["frozen"])
     wanted = {
         "ema" if config.train.ema else "params": {n: s for n, s in shapes.items() if n not in frozen},

@@ -46,7 +46,10 @@ def test_optional_group_is_none_by_name_and_built_from_keys():
         ({"name": "a", "count": 1.5}, r"config\.count: found 1\.5 \(float\), expected a whole number"),
         ({"name": "a", "count": True}, r"config\.count: found True"),
         ({"name": "a", "on": "yes"}, r"config\.on: found 'yes' \(str\), expected true or false"),
-        ({"name": "a", "inner": {"kind": "sun"}}, r"config\.inner\.kind: found 'sun', expected one of sum, mean\. Did you mean 'sum'\?"),
+        (
+            {"name": "a", "inner": {"kind": "sun"}},
+            r"config\.inner\.kind: found 'sun', expected one of sum, mean\. Did you mean 'sum'\?",
+        ),
         ({"name": "a", "inner": 3}, r"config\.inner: found 3"),
         ({}, r"config\.name: missing"),
     ],
@@ -58,7 +61,9 @@ def test_bad_values_are_errors_that_name_the_key(value, message):
 
 def test_overrides_are_merged_over_the_file(tmp_path):
     file = tmp_path / "c.py"
-    file.write_text("import ml_collections\ndef get_config():\n  c = ml_collections.ConfigDict()\n  c.a = {'b': 1, 'c': (1, 2)}\n  return c\n")
+    file.write_text(
+        "import ml_collections\ndef get_config():\n  c = ml_collections.ConfigDict()\n  c.a = {'b': 1, 'c': (1, 2)}\n  return c\n"
+    )
     flags = parse_overrides(["--config.a.b=2", "--config.d.e", "text"])
     assert merge(read_file(str(file)), nest(flags)) == {"a": {"b": "2", "c": [1, 2]}, "d": {"e": "text"}}
 

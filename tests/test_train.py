@@ -173,8 +173,8 @@ def test_exactly_n_updates_and_the_files_of_a_run(trained):
 
 def test_a_finished_run_says_so_and_a_changed_one_is_refused(trained, capsys):
     workdir, file = trained
-    same = ["train", "--config", str(file), "--workdir", str(workdir)]
-    assert cli.main([*same, "--config.mesh.data=0"]) == 0
+    same = ["train", "--config", str(file), "--workdir", str(workdir), "--config.mesh.data=0"]
+    assert cli.main(same) == 0
     assert "already trained" in capsys.readouterr().out
     assert cli.main([*same, "--config.optimizer.lr=0.5"]) == 2
     assert "config.optimizer.lr: was 0.001, is 0.5" in capsys.readouterr().err
@@ -186,7 +186,18 @@ def test_eval_repeats_the_figures_of_training_and_reads_another_set(trained, tin
     assert cli.main(["eval", "--workdir", str(workdir), "--checkpoint", "latest", "--config.mesh.data=0"]) == 0
     after = json.loads((workdir / "eval" / "validation.json").read_text())
     assert after["figures"] == during["figures"]
-    assert cli.main(["eval", "--workdir", str(workdir), f"--config.data.eval.path={tiny_set / 'all.jsonl'}"]) == 0
+    assert (
+        cli.main(
+            [
+                "eval",
+                "--workdir",
+                str(workdir),
+                f"--config.data.eval.path={tiny_set / 'all.jsonl'}",
+                "--config.mesh.data=0",
+            ]
+        )
+        == 0
+    )
     assert json.loads((workdir / "eval" / "eval.json").read_text())["figures"]["classification/accuracy"]["n"] == 20
     assert cli.main(["eval", "--workdir", str(workdir), "--config.model.embed_dim=8"]) == 2
     assert "fixed by training" in capsys.readouterr().err
@@ -196,17 +207,41 @@ def test_predict_captions_answers_ranks_and_draws(trained, tiny_set, tmp_path, c
     workdir, _ = trained
     image = str(tiny_set / "images" / "00.png")
     question = ["--question", "what color is the circle?", "--labels", "a red square,a blue circle"]
-    assert cli.main(["predict", "--workdir", str(workdir), "--image", image, image, *question, "--out", str(tmp_path / "p.png")]) == 0
+    assert (
+        cli.main(
+            [
+                "predict",
+                "--workdir",
+                str(workdir),
+                "--image",
+                image,
+                image,
+                *question,
+                "--config.mesh.data=0",
+                "--out",
+                str(tmp_path / "p.png"),
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert out.count("answer: ") == 2 and out.count("a red square") == 2 and (tmp_path / "p.png").stat().st_size > 1000
     (tmp_path / "no.png").write_text("text")
-    assert cli.main(["predict", "--workdir", str(workdir), "--image", str(tmp_path / "no.png")]) == 2
+    assert (
+        cli.main(["predict", "--workdir", str(workdir), "--image", str(tmp_path / "no.png"), "--config.mesh.data=0"])
+        == 2
+    )
     assert "is not a picture that can be read" in capsys.readouterr().err
 
 
 def test_dry_run_prints_the_plan_and_leaves_nothing(tiny_mapping, run_file, tmp_path, capsys):
     file = run_file(tiny_mapping("vqa"))
-    assert cli.main(["train", "--config", str(file), "--workdir", str(tmp_path / "w"), "--dry_run", "--config.mesh.data=0"]) == 0
+    assert (
+        cli.main(
+            ["train", "--config", str(file), "--workdir", str(tmp_path / "w"), "--dry_run", "--config.mesh.data=0"]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     for part in ("patch_encoder/stem/kernel", "question", "FLOPs a step", "compiled memory a device", "mesh data=8"):
         assert part in out
@@ -226,7 +261,7 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(tiny_mapping, run_file, tmp_
         ({"train__accumulate": 2, "tasks__matching": {}}, "'matching' compares rows of the whole batch"),
         ({"train__steps": 0}, "expected exactly one above 0"),
         ({"data__train__batch_size": 6, "mesh__data": 8}, "does not divide by mesh data x fsdp (8)"),
-        ({"mesh__tensor": 8, "mesh__data": 1}, "does not divide by config.mesh.tensor=8"),
+        ({"mesh__tensor": 8, "mesh__data": 1, "model__fusion__mlp_dim": 60}, "(60) does not divide by config.mesh.tensor=8"),
     ],
 )  # fmt: skip
 def test_bad_config_ends_before_step_0_with_exit_code_2(change, message, tiny_mapping, run_file, tmp_path, capsys):

@@ -47,7 +47,9 @@ def assert_same(one, other, bound=1e-5):
     assert one[0] == pytest.approx(other[0], rel=bound)
     floor = 1e-3 * max(np.abs(g).max() for g in one[1].values())
     for name, gradient in one[1].items():
-        np.testing.assert_allclose(other[1][name], gradient, rtol=0, atol=bound * max(np.abs(gradient).max(), floor), err_msg=name)
+        np.testing.assert_allclose(
+            other[1][name], gradient, rtol=0, atol=bound * max(np.abs(gradient).max(), floor), err_msg=name
+        )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,9 @@ def test_scan_over_layers_gives_the_same_gradients(tiny_mapping, reference, task
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tasks", [("contrastive", "captioning", "vqa"), ("contrastive_softmax",), ("vqa_generate", "classification")])
+@pytest.mark.parametrize(
+    "tasks", [("contrastive", "captioning", "vqa"), ("contrastive_softmax",), ("vqa_generate", "classification")]
+)
 def test_microbatches_give_the_gradient_of_the_whole_batch(tiny_mapping, tasks):
     whole = Setup(tiny_mapping(*tasks)).gradient()
     assert_same(whole, Setup(tiny_mapping(*tasks, train__accumulate=4)).gradient())
@@ -98,7 +102,12 @@ def test_one_stream_encodes_each_picture_once(tiny_mapping):
     def forward_flops(*tasks):
         s = Setup(tiny_mapping(*tasks))
         state = s.state()
-        return count(lambda p, f, b: s.objective.gradient(p, f, b, jax.random.key(0))[0], state["params"], state["frozen"], s.batch)
+        return count(
+            lambda p, f, b: s.objective.gradient(p, f, b, jax.random.key(0))[0],
+            state["params"],
+            state["frozen"],
+            s.batch,
+        )
 
     image = forward_flops("classification")
     parts = [forward_flops(t) for t in ("captioning", "vqa")]
@@ -120,7 +129,9 @@ def test_freezing_a_tower_removes_its_optimizer_state_and_its_backward_pass(tiny
 
     def flops(s):
         a = s.plan.abstract
-        return count(lambda p, f, b: s.objective.gradient(p, f, b, jax.random.key(0))[2], a["params"], a["frozen"], s.batch)
+        return count(
+            lambda p, f, b: s.objective.gradient(p, f, b, jax.random.key(0))[2], a["params"], a["frozen"], s.batch
+        )
 
     def tower_forward(s):
         from mmjax.models.multimodal import Forward
@@ -179,5 +190,7 @@ def test_ema_follows_the_parameters(tiny_mapping):
     step = sharding.jit(s.mesh, make_train_step(s.objective, plan.tx, seed=config.train.seed, ema=0.9))
     after, _ = step(state, s.batch)
     for name in ("patch_encoder/position", "head_classification/logits/kernel"):
-        expected = 0.9 * np.asarray(state["params"][name], np.float64) + 0.1 * np.asarray(after["params"][name], np.float64)
+        expected = 0.9 * np.asarray(state["params"][name], np.float64) + 0.1 * np.asarray(
+            after["params"][name], np.float64
+        )
         np.testing.assert_allclose(after["ema"][name], expected, atol=1e-7)

@@ -67,10 +67,13 @@ class Captioning(Task):
             judge = getattr(importlib.import_module(module), name)
         return CaptionJudge(self.name, train=train, judge=judge)
 
-    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def describe(
+        self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
+    ) -> list[tuple[str, bool | None]]:
         caption = outputs["caption"][row]
         right = None
         if self.judge and "texts" in record:
             module, _, name = self.judge.partition(":")
             right = getattr(importlib.import_module(module), name)(caption, record)
-        return [(caption, right)]
+        truth = [(f"({record['texts'][0]})", None)] if record.get("texts") and not right else []
+        return [(caption, right), *truth]

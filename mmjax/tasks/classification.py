@@ -57,7 +57,9 @@ class Classification(Task):
     def evaluator(self, processor: Any, train: Any) -> Accuracy:
         return Accuracy(self.name, labels=processor.labels, train=train)
 
-    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def describe(
+        self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
+    ) -> list[tuple[str, bool | None]]:
         name = outputs["class_name"][row]
         truth = record.get("label")
         return [(f"{name} ({outputs['probability'][row]:.0%})", None if truth is None else name == truth)]

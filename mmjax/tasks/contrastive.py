@@ -75,7 +75,9 @@ class Contrastive(Task):
     def evaluator(self, processor: Any, train: Any) -> Retrieval:
         return Retrieval(self.name, gallery=self.gallery)
 
-    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def describe(
+        self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
+    ) -> list[tuple[str, bool | None]]:
         """The caption that this batch's captions hold nearest to the picture."""
         images, texts = outputs["image_embedding"], outputs["text_embedding"]
         valid = outputs["text_valid"]

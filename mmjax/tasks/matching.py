@@ -77,6 +77,8 @@ class Matching(Task):
     def evaluator(self, processor: Any, train: Any) -> PairAccuracy:
         return PairAccuracy(self.name)
 
-    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def describe(
+        self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
+    ) -> list[tuple[str, bool | None]]:
         says, truth = bool(outputs["match"][row][0]), bool(outputs["match_truth"][row][0])
         return [("its caption matches" if says else "its caption does not match", says == truth)]

@@ -90,7 +90,8 @@ class Task:
         """Judges the predictions; `train` is the training source, from which baselines are fitted."""
         raise NotImplementedError
 
-    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def describe(
+        self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
+    ) -> list[tuple[str, bool | None]]:
         """Lines for the picture panel: (text, right or wrong or None)."""
         return []
-

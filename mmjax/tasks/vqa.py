@@ -33,7 +33,9 @@ class VQA(Task):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"patch_encoder", "text_encoder", "fusion"} | ({"decoder"} if self.answer == "generate" else set()))
+        return frozenset(
+            {"patch_encoder", "text_encoder", "fusion"} | ({"decoder"} if self.answer == "generate" else set())
+        )
 
     @property
     def features(self) -> frozenset[str]:
@@ -86,7 +88,9 @@ class VQA(Task):
     def evaluator(self, processor: Any, train: Any) -> AnswerJudge:
         return AnswerJudge(self.name, train=train)
 
-    def describe(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
+    def describe(
+        self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
+    ) -> list[tuple[str, bool | None]]:
         lines = []
         for k, qa in enumerate(record.get("qa", ())[:3]):
             answer = outputs["answer"][row][k]

@@ -1,0 +1,111 @@
+"""Every file in configs/ is built in full, and runs a step in smoke, on data of the layout that it names."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import pytest
+
+from mmjax import assemble, cli, sharding
+from mmjax.experiment import load
+from mmjax.train_step import Objective, make_train_step
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory):
+    """config name -> a root folder with a few drawn pictures in the layout that the config reads."""
+    from mmjax.data.scenes import make_record
+
+    records = [make_record("easy", "train", i, size=32) for i in range(24)]
+    easy = tmp_path_factory.mktemp("easy_vqa")
+    (easy / "train" / "images").mkdir(parents=True)
+    questions = []
+    for i, record in enumerate(records):
+        (easy / "train" / "images" / f"{i}.png").write_bytes(record["image"])
+        questions += [[qa["question"], qa["answers"][0], i] for qa in record["qa"]]
+    (easy / "train" / "questions.json").write_text(json.dumps(questions))
+    flickr = tmp_path_factory.mktemp("flickr8k")
+    (flickr / "images").mkdir()
+    for name, part in (("train.csv", records[:16]), ("dev.csv", records[16:])):
+        lines = ["image,caption"]
+        for record in part:
+            file = record["id"].replace("/", "_") + ".png"
+            (flickr / "images" / file).write_bytes(record["image"])
+            lines += [f'{file},"{text}"' for text in record["texts"]]
+        (flickr / name).write_text("\n".join(lines) + "\n")
+    return {"easy_vqa": easy, "flickr8k": flickr}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MMJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def overrides(file, sets):
+    return {"data.root": str(sets[file.stem])} if file.stem in sets else {}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_config_is_built_in_full_and_its_step_traced(file, sets, monkeypatch):
+    """Full widths, depths and batch; only the drawn set is small, so that the test need not draw 30,000 pictures."""
+    from mmjax import experiment
+
+    small = experiment.read_file
+
+    def read(path):
+        mapping = small(path)
+        experiment._shrink_sources({"train": {k: v for k, v in mapping["data"]["train"].items() if k == "path"}})
+        train = mapping["data"]["train"]
+        if train["path"].startswith("tfds:"):
+            train["path"] += "_16train"
+        return mapping
+
+    monkeypatch.setattr(experiment, "read_file", read)
+    config, _ = load(str(file), overrides(file, sets))
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    data = assemble.open_data(config)
+    processor = assemble.fit_processor(config, data)
+    model = assemble.build_model(config, processor)
+    plan = assemble.make_plan(config, model, data, mesh)
+    objective = Objective(model, {s: config.tasks_of(s) for s in config.data.train}, config.train.accumulate)
+    batch = {n: next(p.batches(0, 1)) for n, p in assemble.train_pipelines(config, data, processor, mesh).items()}
+    step = make_train_step(objective, plan.tx, seed=0, ema=config.train.ema)
+    with sharding.on_mesh(mesh):
+        new, out = jax.eval_shape(step, plan.abstract, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), plan.abstract)
+    assert {f"{name}/loss" for name in config.tasks} <= out["metrics"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_config_runs_a_step_in_smoke(file, sets, tmp_path):
+    command = ["train", "--config", str(file), "--workdir", str(tmp_path / "w"), "--smoke"]
+    assert cli.main([*command, *(f"--config.{k}={v}" for k, v in overrides(file, sets).items())]) == 0
+    assert (tmp_path / "w" / "eval").is_dir()
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_docstring_gives_command_hardware_minutes_and_expectation(file):
+    text = file.read_text().split('"""')[1]
+    assert f"mmjax train --config configs/{file.name} --workdir" in text
+    assert re.search(r"\d+ (CPU cores|GPU|TPU)", text) and re.search(r"\d+ minutes", text) and "expected" in text
+
+
+PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_mmjax_command_on_the_page_parses(page):
+    """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
+    commands = re.findall(r"^ *(?:\$ )?(mmjax (?:train|eval|predict|doctor)\b[^\n`#]*)", page.read_text(), re.MULTILINE)
+    inline = re.findall(r"`(mmjax (?:train|eval|predict|doctor)\b[^`]*)`", page.read_text())
+    for command in [*commands, *inline]:
+        known, rest = cli._parser().parse_known_args(shlex.split(command)[1:])
+        assert all(a.startswith("--config.") for a in rest), command
+        assert not getattr(known, "config", None) or (ROOT / known.config).is_file(), command
+    assert commands or page.name == "README.md"
