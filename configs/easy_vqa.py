@@ -2,8 +2,8 @@
 
     mmjax train --config configs/easy_vqa.py --workdir runs/easy_vqa --config.data.root=PATH
 
-PATH holds `train/questions.json` and `train/images/` (`pip install easy-vqa` ships them); a tenth of the pictures is held out for
-validation. Another split: `mmjax eval --workdir runs/easy_vqa --config.data.eval.path=FOLDER`.
+PATH holds `train/questions.json` and `train/images/` (`pip install easy-vqa` ships them); a tenth of the pictures is
+held out for validation. Another split: `mmjax eval --workdir runs/easy_vqa --config.data.eval.path=FOLDER`.
 2 CPU cores, 12 minutes; expected validation accuracy: see BUILD_NOTES.md (question only: 66 %).
 """
 
@@ -26,8 +26,15 @@ def get_config() -> ConfigDict:
         "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4, "pool": "mean"},
     }
     config.tasks = {"vqa": {"answer": "class"}}
-    config.optimizer = {"name": "adamw", "lr": 1e-3, "warmup": "5%", "weight_decay": 0.05}
-    config.train = {"epochs": 35, "log_every": 20}
+    # Muon leaves the question-only plateau within 50 steps; AdamW (1e-3 to 3e-3) was still on it after 200.
+    config.optimizer = {
+        "name": "muon",
+        "args": {"consistent_rms": 0.2},
+        "lr": 6e-3,
+        "warmup": "5%",
+        "weight_decay": 0.05,
+    }
+    config.train = {"epochs": 30, "log_every": 20}
     config.eval = {"every": "20%", "batch_size": 100}
     config.checkpoint = {"every": "10%", "best": "validation/vqa/accuracy"}
     return config

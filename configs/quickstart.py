@@ -40,7 +40,14 @@ def get_config() -> ConfigDict:
         "captioning": {"judge": "mmjax.data.scenes:caption_is_right"},
         "vqa": {"answer": "class"},
     }
-    config.optimizer = {"name": "adamw", "lr": 1e-3, "warmup": "5%", "weight_decay": 0.05}
+    # Muon leaves the question-only plateau within 50 steps; AdamW (1e-3 to 3e-3) was still on it after 200.
+    config.optimizer = {
+        "name": "muon",
+        "args": {"consistent_rms": 0.2},
+        "lr": 6e-3,
+        "warmup": "5%",
+        "weight_decay": 0.05,
+    }
     config.train = {"steps": 560, "log_every": 10}
     config.eval = {"every": "", "batch_size": 100, "start": False}
     return config

@@ -1,4 +1,4 @@
-"""Everything that a command needs, built once from a Config: sources, processor, model, mesh, parameter layout, optimizer."""
+"""What a command needs, built once from a Config: sources, processor, model, mesh, parameter layout, optimizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from mmjax.train_step import State, flat_names, new_state
 
 @dataclass(frozen=True)
 class Data:
-    """Opened sources. `validation` is {set name: (stream, source)}; a set that shares the training file is held out by picture."""
+    """Opened sources. `validation` is {set name: (stream, source)}.
+
+    A set that shares the training file is held out by picture.
+    """
 
     train: Mapping[str, Source]
     validation: Mapping[str, tuple[str, Source]]
@@ -96,7 +99,7 @@ def build_model(config: Config, processor: Processor) -> Multimodal:
 
 @dataclass(frozen=True)
 class Layout:
-    """Shapes and shardings of all parameters, none of them allocated yet; names are flat ("patch_encoder/block_00/...")."""
+    """Shapes and shardings of all parameters, none allocated yet; names are flat ("patch_encoder/block_00/...")."""
 
     mesh: Mesh
     shapes: Mapping[str, jax.ShapeDtypeStruct]

@@ -1,6 +1,9 @@
-"""The command line: `mmjax train|eval|predict|doctor`. Heavy imports happen inside the commands, so that --help answers at once.
+"""The command line: `mmjax train|eval|predict|doctor`.
 
-Exit codes: 0 done or already done, 2 bad input, 3 diverged (no finite gradient), 75 preempted and saved, 1 anything else.
+Heavy imports happen inside the commands, so that --help answers at once.
+
+Exit codes: 0 done or already done, 2 bad input, 3 diverged (no finite gradient), 75 preempted and saved,
+1 anything else.
 """
 
 from __future__ import annotations

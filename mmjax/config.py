@@ -1,8 +1,9 @@
 """Configs: load a file, override on the command line, validate into frozen dataclasses.
 
-A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` (or a dict) holding only what differs from the
-defaults. `load` merges the command line over it and builds the frozen `Config` of `mmjax/experiment.py`; each part of it lives
-beside the code that reads it. An unknown key, a wrong type or an impossible value is a `ConfigError` that names the key.
+A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` (or a dict) holding only what differs
+from the defaults. `load` merges the command line over it and builds the frozen `Config` of `mmjax/experiment.py`; each
+part of it lives beside the code that reads it. An unknown key, a wrong type or an impossible value is a `ConfigError`
+that names the key.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def build(kind: type, value: Any, where: str) -> Any:
-    """Builds `kind` (a dataclass, a container or a scalar type) from plain data, checking every key and type on the way."""
+    """Builds `kind` (a dataclass, a container or a scalar type) from plain data, checking every key and type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         options = [a for a in arguments if a is not type(None)]

@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers", "tensorflow-cpu", "tensorflow",
-            "tensorflow-datasets", "array_record", "clu", "ml_collections", "tensorboard", "pillow")  # fmt: skip
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers",
+            "tensorflow-cpu", "tensorflow", "tensorflow-datasets", "array_record",
+            "clu", "ml_collections", "tensorboard", "pillow")  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -56,7 +57,8 @@ def _devices() -> tuple[bool, str, str]:
     x = jnp.ones((512, 512))
     jax.block_until_ready(x @ x)
     kinds = {d.device_kind for d in jax.devices()}
-    text = f"{jax.device_count()} x {', '.join(sorted(kinds))} ({jax.default_backend()}), first matmul {time.perf_counter() - begun:.1f} s"
+    seconds = time.perf_counter() - begun
+    text = f"{jax.device_count()} x {', '.join(sorted(kinds))} ({jax.default_backend()}), first matmul {seconds:.1f} s"
     return True, "devices", f"{text}, {jax.process_count()} process(es)"
 
 

@@ -1,4 +1,4 @@
-"""The whole experiment as one frozen object: `Config`, its data sets, its length; and the rule that shrinks it for a smoke test."""
+"""The experiment as one frozen object: `Config`, its data sets, its length; and its shrinking for a smoke test."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class DataConfig:
       root: the folder that relative paths start from.
       train: {stream: source}: what tasks read in training. The first is the default stream of every task.
       validation, test, eval: {name: source}; each feeds the stream of its own name, else its `stream`, else the first.
-        Fields left out are inherited from that training stream; a `path` of its own drops the inherited root, split and format.
-      holdout: share of the training pictures that become the validation set where none is named; 0 trains on all of them.
+        Fields left out are inherited from that training stream; a `path` of its own drops the inherited root, split
+        and format.
+      holdout: share of the training pictures that become the validation set where none is named; 0 trains on all.
       threads: reader threads.
     """
 
@@ -68,7 +69,7 @@ class DataConfig:
 
 
 def _named(value: Any, default: str, where: str) -> dict[str, dict[str, Any]]:
-    """A single source -> {default: source}; a mapping of sources stays. A stray key beside named sources is an error."""
+    """A single source -> {default: source}; a mapping of sources stays. A stray key beside named sources fails."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: found {value!r}, expected a group of keys (path, root, batch_size, ...).")
     nested = {k: v for k, v in value.items() if isinstance(v, Mapping)}
@@ -125,7 +126,8 @@ class TrainConfig:
 @dataclass(frozen=True)
 class EvalConfig:
     """Attributes:
-    every: between evaluations on the validation sets (a duration: "10%", "500 steps", "1 epoch"); "" is only at the end.
+    every: between evaluations on the validation sets (a duration: "10%", "500 steps", "1 epoch");
+      "" is only at the end.
     start: also before the first step, so that a fault in evaluation shows at once.
     batch_size: rows a batch; 0 takes the training batch size.
     examples: pictures in the panel of predictions.
@@ -169,8 +171,8 @@ class Config:
                 )
             if task.couples_rows and self.train.accumulate > 1 and not hasattr(task, "embed"):
                 raise ConfigError(
-                    f"{where}.train.accumulate: found {self.train.accumulate}, but the task '{name}' compares rows of the whole batch "
-                    f"and cannot be accumulated. Set train.accumulate=1, or leave the task out."
+                    f"{where}.train.accumulate: found {self.train.accumulate}, but the task '{name}' compares rows of "
+                    f"the whole batch and cannot be accumulated. Set train.accumulate=1, or leave the task out."
                 )
         unread = [n for n in self.data.train if not self.tasks_of(n)]
         if unread:
@@ -205,7 +207,10 @@ def from_mapping(mapping: Mapping[str, Any]) -> Config:
 
 
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The one smoke rule: small widths, depth 2, batches of 8, one step; built-in sets in their smallest version. Nothing else changes."""
+    """The one smoke rule: small widths, depth 2, batches of 8, one step; built-in sets in their smallest version.
+
+    Nothing else changes.
+    """
     small = plain(mapping)
     for tower in ("patch_encoder", "text_encoder", "fusion", "decoder"):
         part = small.get("model", {}).get(tower)

@@ -1,4 +1,4 @@
-"""Batches on the devices before the step asks for them: a background thread reads, tokenises, decodes and transfers ahead."""
+"""Batches on the devices before the step asks: a background thread reads, tokenises, decodes and transfers ahead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmjax.sharding import put_batch
 
 
 class Feed:
-    """Iterates over steps start .. stop-1, giving ({stream: {feature: global array}}, {stream: checksum of the row ids}).
+    """Iterates over steps start .. stop-1, giving ({stream: {feature: global array}}, {stream: checksum of row ids}).
 
     Attributes:
       waited: seconds that the caller has waited for data so far.

@@ -54,7 +54,7 @@ def read(path: Path, trained: Trained) -> np.ndarray:
 
 
 def answer(trained: Trained, pictures: np.ndarray, *, question: str | None, labels: Sequence[str]) -> list[list[str]]:
-    """Lines for each of pictures [B, H, W, 3]. Raises ConfigError where no task of the run can answer what was asked."""
+    """Lines for each of pictures [B, H, W, 3]. Raises ConfigError where no task of the run can answer the request."""
     tasks = trained.config.tasks
     if question and not any("question" in t.features for t in tasks.values()):
         raise ConfigError(f"--question: this run has no task that answers questions. It has {', '.join(tasks)}.")

@@ -1,7 +1,8 @@
 """Device layouts: the mesh, the rules from logical axis names to mesh axes, and everything derived from them.
 
-The one place that knows how arrays lie on devices. Models name the axes of their parameters and activations ("embed", "mlp", "batch");
-`RULES` says which mesh axis splits each name. A layout that cannot be is an error here, never a silent replication.
+The one place that knows how arrays lie on devices. Models name the axes of their parameters and activations ("embed",
+"mlp", "batch"); `RULES` says which mesh axis splits each name. A layout that cannot be is an error here, never a silent
+replication.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.errors import ConfigError
 
-# Logical name -> mesh axes. Only data x fsdp split the batch; tensor splits widths inside a layer (Megatron's column-row pairing).
+# Logical name -> mesh axes. Only data x fsdp split the batch; tensor splits widths inside a layer (Megatron's
+# column-row pairing).
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": None,
@@ -53,8 +55,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     data = config.data or max(1, len(devices) // inner)
     if data * inner != len(devices):
         raise ConfigError(
-            f"config.mesh: data={data} x fsdp={config.fsdp} x tensor={config.tensor} = {data * inner} devices, but there are "
-            f"{len(devices)}. Expected the product to be {len(devices)}; data=0 fills up what fsdp and tensor leave."
+            f"config.mesh: data={data} x fsdp={config.fsdp} x tensor={config.tensor} = {data * inner} devices, but "
+            f"there are {len(devices)}. Expected the product to be {len(devices)}; "
+            f"data=0 fills up what fsdp and tensor leave."
         )
     return jax.make_mesh(
         (data, config.fsdp, config.tensor),
@@ -66,7 +69,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Makes the mesh and the rules visible while a function is traced: outside it logical constraints vanish without a word."""
+    """Makes mesh and rules visible while a function is traced: outside it logical constraints vanish silently."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(RULES.items())):
         yield
 
@@ -91,7 +94,8 @@ def jit(mesh: Mesh, function: Callable[..., Any], **options: Any) -> Callable[..
 def parameter_shardings(boxed: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
     """Shardings of a flat {name: abstract parameter, boxed with its logical axis names}.
 
-    Raises ConfigError for a name without a rule, two dimensions on one mesh axis, and a dimension that its axis does not divide.
+    Raises ConfigError for a name without a rule, two dimensions on one mesh axis, and a dimension that its axis does
+    not divide.
     """
     return {name: NamedSharding(mesh, _spec(name, leaf, mesh)) for name, leaf in boxed.items()}
 
@@ -112,14 +116,17 @@ def _spec(name: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
                 )
             if size % mesh.shape[one]:
                 raise ConfigError(
-                    f"parameter '{name}' {tuple(shape)}: its axis '{label}' ({size}) does not divide by config.mesh.{one}={mesh.shape[one]}. "
-                    f"Choose a {label} width that does, or config.mesh.{one}=1."
+                    f"parameter '{name}' {tuple(shape)}: its axis '{label}' ({size}) does not divide by "
+                    f"config.mesh.{one}={mesh.shape[one]}. Choose a {label} width that does, or config.mesh.{one}=1."
                 )
     return PartitionSpec(*axes)
 
 
 def like_parameters(tree: Any, shardings: Mapping[str, NamedSharding], shapes: Mapping[str, Any], mesh: Mesh) -> Any:
-    """Shardings for a tree that holds per-parameter leaves (optimizer state, EMA): as the parameter where name and shape agree."""
+    """Shardings for a tree that holds per-parameter leaves (optimizer state, EMA).
+
+    A leaf lies as the parameter does where name and shape agree.
+    """
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -146,7 +153,8 @@ def check_batch(batch: int, accumulate: int, mesh: Mesh, where: str) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch % (ways * accumulate):
         raise ConfigError(
-            f"{where}: batch_size {batch} does not divide by mesh data x fsdp ({ways}) times train.accumulate ({accumulate}). "
+            f"{where}: batch_size {batch} does not divide by mesh data x fsdp ({ways}) times "
+            f"train.accumulate ({accumulate}). "
             f"The nearest that does is {max(1, round(batch / (ways * accumulate))) * ways * accumulate}."
         )
 

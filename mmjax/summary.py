@@ -20,7 +20,8 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
     for name, source in data.train.items():
         tasks = ", ".join(f"{n} x{t.weight:g}" for n, t in config.tasks_of(name).items())
         lines.append(
-            f"train/{name}: {len(source):,} pictures of {source.name}; batch {config.data.train[name].batch_size}; {tasks}"
+            f"train/{name}: {len(source):,} pictures of {source.name}; "
+            f"batch {config.data.train[name].batch_size}; {tasks}"
         )
     for name, (stream, source) in data.validation.items():
         lines.append(f"{name} (of {stream}): {len(source):,} pictures of {source.name}")

@@ -30,8 +30,8 @@ from mmjax.train_step import Objective, State, make_train_step
 
 PREEMPTED = 75
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
-_MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples", "data.threads",
-               "data.test", "data.eval", "train.max_bad_steps")  # fmt: skip
+_MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples",
+               "data.threads", "data.test", "data.eval", "train.max_bad_steps")  # fmt: skip
 
 
 class Diverged(Exception):
@@ -117,7 +117,8 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
             if stopping:
                 checkpoints.close()
                 print(
-                    f"stopped by {stop.name}: saved step {step} of {plan.total_steps}. The same command goes on from there."
+                    f"stopped by {stop.name}: saved step {step} of {plan.total_steps}. "
+                    "The same command goes on from there."
                 )
                 return PREEMPTED
     checkpoints.close()
@@ -128,7 +129,10 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
 
 
 def dry_run(config: Config) -> int:
-    """Prints parameters, sharding, batch, FLOPs a step and compiled memory; allocates nothing on a device and trains nothing."""
+    """Prints parameters, sharding, batch, FLOPs a step and compiled memory.
+
+    Allocates nothing on a device and trains nothing.
+    """
     from mmjax.flops import count, memory_table
 
     mesh = sharding.make_mesh(config.mesh)
@@ -172,7 +176,8 @@ def _log(
     bar.show(values["loss"])
     if int(out["bad_in_a_row"]):
         print(
-            f"step {step}: the loss or the gradient is not finite; the step is skipped ({int(out['skipped'])} so far). Rows: {row_sums}"
+            f"step {step}: the loss or the gradient is not finite; the step is skipped "
+            f"({int(out['skipped'])} so far). Rows: {row_sums}"
         )
     if int(out["bad_in_a_row"]) >= config.train.max_bad_steps:
         raise Diverged(

@@ -54,10 +54,11 @@ class Objective:
 
     Attributes:
       tasks: {stream: {name: task}}.
-      accumulate: microbatches A. Each stream's rows are dealt out in turn (row r goes to microbatch r % A), which keeps them where they
-        lie on the mesh. The weights of the whole batch are summed first; then each microbatch contributes weight * sum / total, so the
-        gradient is that of the whole batch and not a mean of means. Tasks that couple rows embed all microbatches first and push the
-        gradient of their loss back through a second pass (GradCache: Gao et al., 2021).
+      accumulate: microbatches A. Each stream's rows are dealt out in turn (row r goes to microbatch r % A), which keeps
+        them where they lie on the mesh. The weights of the whole batch are summed first; then each microbatch
+        contributes weight * sum / total, so the gradient is that of the whole batch and not a mean of means. Tasks
+        that couple rows embed all microbatches first and push the gradient of their loss back through a second pass
+        (GradCache: Gao et al., 2021).
     """
 
     def __init__(self, model: Multimodal, tasks: Mapping[str, Mapping[str, Task]], accumulate: int = 1):
@@ -105,7 +106,8 @@ class Objective:
         def forwards(p: Flat, rows: Batch, m: jax.Array) -> dict[str, Forward]:
             return self._forwards(p, frozen, rows, jax.random.fold_in(rng, m))
 
-        # Pass 1, no gradient: total weights of the additive tasks, embeddings of the coupled ones. XLA drops what neither needs.
+        # Pass 1, no gradient: total weights of the additive tasks, embeddings of the coupled ones. XLA drops what
+        # neither needs.
         def first(_: None, xs: tuple[Batch, jax.Array]) -> tuple[None, Any]:
             views = forwards(params, *xs)
             weights = {n: t.loss(views[s])["loss"][1] for s, n, t in self._tasks(coupled=False)}

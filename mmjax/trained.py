@@ -1,4 +1,4 @@
-"""A trained workdir, opened again: the config and processor it was trained with, its model and its parameters; and its judgement."""
+"""A trained workdir, opened again: its config, processor, model and parameters; and its evaluation."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ def _step(checkpoints: Checkpointer, wanted: str, workdir: Path) -> int:
 
 
 def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> int:
-    """Evaluates `data.eval`, else `data.test`, else the validation sets; prints the tables and writes workdir/eval/*.json and *.png."""
+    """Evaluates `data.eval`, else `data.test`, else the validation sets.
+
+    Prints the tables and writes workdir/eval/*.json and *.png.
+    """
     trained = open_trained(workdir, checkpoint, overrides)
     config = trained.config
     data = assemble.open_data(config)

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory):
-    """A jsonl file over 20 drawn pictures of 32 px, each with captions, questions and a label: every task can read it."""
+    """A jsonl file over 20 drawn pictures of 32 px, each with captions, questions and a label, for every task."""
     from mmjax.data.scenes import make_record
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -49,7 +49,8 @@ def tiny_mapping(tiny_set):
 
     def make(*tasks, **overrides):
         base = {
-            "data": {"root": str(tiny_set), "train": {"path": "all.jsonl", "batch_size": 8}, "holdout": 0.3, "threads": 1},
+            "data": {"root": str(tiny_set), "train": {"path": "all.jsonl", "batch_size": 8}, "holdout": 0.3,
+                     "threads": 1},
             "processor": {"image": {"size": 32}, "tokenizer": {"kind": "bpe", "vocab_size": 320}, "length": 20,
                           "question_length": 16, "answer_length": 4, "questions": 2},
             "model": {

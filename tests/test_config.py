@@ -62,7 +62,8 @@ def test_bad_values_are_errors_that_name_the_key(value, message):
 def test_overrides_are_merged_over_the_file(tmp_path):
     file = tmp_path / "c.py"
     file.write_text(
-        "import ml_collections\ndef get_config():\n  c = ml_collections.ConfigDict()\n  c.a = {'b': 1, 'c': (1, 2)}\n  return c\n"
+        "import ml_collections\ndef get_config():\n  c = ml_collections.ConfigDict()\n"
+        "  c.a = {'b': 1, 'c': (1, 2)}\n  return c\n"
     )
     flags = parse_overrides(["--config.a.b=2", "--config.d.e", "text"])
     assert merge(read_file(str(file)), nest(flags)) == {"a": {"b": "2", "c": [1, 2]}, "d": {"e": "text"}}

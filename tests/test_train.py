@@ -253,15 +253,18 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(tiny_mapping, run_file, tmp_
     [
         ({"optimizer__lrr": 1}, r"config.optimizer.lrr: no such key. Did you mean 'lr'?"),
         ({"optimizer__lr": "fast"}, "config.optimizer.lr: found 'fast' (str), expected a number."),
-        ({"optimizer__freeze": ["image_encoder/.*"]}, "the pattern 'image_encoder/.*' matches no parameter. Did you mean 'patch_encoder/.*'"),
+        ({"optimizer__freeze": ["image_encoder/.*"]},
+         "the pattern 'image_encoder/.*' matches no parameter. Did you mean 'patch_encoder/.*'"),
         ({"tasks__vqa__stream": "quesions"}, "config.tasks.vqa.stream: no stream 'quesions'"),
         ({"tasks__vga": {}}, "config.tasks.vga.kind: no task 'vga'. Did you mean 'vqa'?"),
-        ({"model__decoder": None, "tasks__captioning": {}}, "config.model.decoder: none, but the task 'captioning' needs one."),
+        ({"model__decoder": None, "tasks__captioning": {}},
+         "config.model.decoder: none, but the task 'captioning' needs one."),
         ({"data__train__path": "al.jsonl"}, "config.data.train.path: no file or folder"),
         ({"train__accumulate": 2, "tasks__matching": {}}, "'matching' compares rows of the whole batch"),
         ({"train__steps": 0}, "expected exactly one above 0"),
         ({"data__train__batch_size": 6, "mesh__data": 8}, "does not divide by mesh data x fsdp (8)"),
-        ({"mesh__tensor": 8, "mesh__data": 1, "model__fusion__mlp_dim": 60}, "(60) does not divide by config.mesh.tensor=8"),
+        ({"mesh__tensor": 8, "mesh__data": 1, "model__fusion__mlp_dim": 60},
+         "(60) does not divide by config.mesh.tensor=8"),
     ],
 )  # fmt: skip
 def test_bad_config_ends_before_step_0_with_exit_code_2(change, message, tiny_mapping, run_file, tmp_path, capsys):

@@ -43,7 +43,10 @@ class Setup:
 
 
 def assert_same(one, other, bound=1e-5):
-    """Loss and every gradient agree to `bound` of the tensor's largest value (of the largest gradient where a tensor is all but 0)."""
+    """Loss and every gradient agree to `bound` of the tensor's largest value.
+
+    Where a tensor is all but 0, of the largest gradient instead.
+    """
     assert one[0] == pytest.approx(other[0], rel=bound)
     floor = 1e-3 * max(np.abs(g).max() for g in one[1].values())
     for name, gradient in one[1].items():
@@ -153,7 +156,8 @@ def test_a_step_without_finite_gradient_is_skipped_and_counted(tiny_mapping):
     s = Setup(tiny_mapping("classification", train__ema=0.9))
     step = sharding.jit(s.mesh, make_train_step(s.objective, s.plan.tx, seed=0, ema=0.9))
     state = s.state()
-    poisoned = {**state, "params": {**state["params"], "head_classification/logits/bias": jnp.full_like(state["params"]["head_classification/logits/bias"], jnp.nan)}}  # fmt: skip
+    bias = "head_classification/logits/bias"
+    poisoned = {**state, "params": {**state["params"], bias: jnp.full_like(state["params"][bias], jnp.nan)}}
     after, out = step(poisoned, s.batch)
     assert int(out["bad_in_a_row"]) == int(after["skipped"]) == 1
     for tree in ("params", "opt", "ema"):

@@ -11,7 +11,10 @@ from mmjax.evaluators.intervals import bootstrap_interval
 
 
 class PairAccuracy:
-    """Accuracy over (picture, caption) pairs: {match, match_truth, match_valid} [B, P]. Baseline: the more frequent truth."""
+    """Accuracy over (picture, caption) pairs: {match, match_truth, match_valid} [B, P].
+
+    Baseline: the more frequent truth.
+    """
 
     def __init__(self, task: str):
         self.task = task

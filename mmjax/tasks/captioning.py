@@ -23,7 +23,8 @@ class Captioning(Task):
 
     Attributes:
       label_smoothing: share of the target spread over the vocabulary.
-      judge: "module:function" of (caption, record) -> bool that says whether a caption is right, for sets that can know it.
+      judge: "module:function" of (caption, record) -> bool that says whether a caption is right, for sets that can
+        know it.
     """
 
     label_smoothing: float = 0.0

@@ -38,7 +38,10 @@ class Matching(Task):
         return (HeadSpec(self.name, 2, "fused"),)
 
     def _pairs(self, forward: Forward) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Logits [3B, 2], labels [3B], valid [3B]: (picture, own caption), (picture, other caption), (other picture, own caption)."""
+        """Logits [3B, 2], labels [3B], valid [3B].
+
+        In thirds: (picture, own caption), (picture, other caption), (other picture, own caption).
+        """
         batch = forward.batch
         rows, texts = batch["text_valid"].shape
         image, text = forward.image(), forward.text("text")

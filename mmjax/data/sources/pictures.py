@@ -72,8 +72,8 @@ def _one_label(file: Path, lines: list[Line]) -> None:
     for line in labelled:
         if line.label != labelled[0].label:
             raise ConfigError(
-                f"{file.name}, row {line.row}: label '{line.label}' for '{line.image}', but '{labelled[0].label}' in row "
-                f"{labelled[0].row}. Expected one label a picture; set group=False to train on both."
+                f"{file.name}, row {line.row}: label '{line.label}' for '{line.image}', but '{labelled[0].label}' in "
+                f"row {labelled[0].row}. Expected one label a picture; set group=False to train on both."
             )
 
 
