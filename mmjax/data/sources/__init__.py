@@ -27,7 +27,7 @@ class SourceConfig:
         infers it: beside the file, images/, imgs/, the parent, ...
       format: "auto" decides by extension and content.
       split: which split of a tfds set; "" is train.
-      stream, weight, batch_size: read by the mixture.
+      stream, batch_size: see `DataConfig` and `Config`.
       group: True makes a row a picture with all that is said of it, False a row of each line.
     """
 
@@ -36,7 +36,6 @@ class SourceConfig:
     format: str = choice("auto", "csv", "jsonl", "easy_vqa", "folder", "tfds")
     split: str = ""
     stream: str = ""
-    weight: float = 1.0
     batch_size: int = 0
     group: bool = True
 

@@ -1,0 +1,90 @@
+"""The whole config: inheritance of data sets, streams, length, and no key that nothing reads."""
+
+import dataclasses
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+from mmjax.errors import ConfigError
+from mmjax.experiment import Config, from_mapping, shrink
+
+ROOT = Path(__file__).parents[1]
+
+
+def mapping(**data):
+    train = {"path": "a.csv", "batch_size": 8, "root": "pictures"}
+    return {
+        "data": {"train": train, **data},
+        "tasks": {"captioning": {}},
+        "model": {"decoder": {}},
+        "train": {"steps": 3},
+    }
+
+
+def parts(kind, seen):
+    """All dataclasses that a config is made of."""
+    for hint in typing.get_type_hints(kind).values():
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part) and part not in seen:
+                seen.add(part)
+                parts(part, seen)
+    return seen
+
+
+def test_no_key_that_nothing_reads():
+    """Each field of each part of the config is read as an attribute somewhere, or through getattr by its name."""
+    from mmjax.tasks.captioning import Captioning
+    from mmjax.tasks.contrastive import Contrastive
+    from mmjax.tasks.matching import Matching
+    from mmjax.tasks.vqa import VQA
+
+    code = "\n".join(file.read_text() for file in (ROOT / "mmjax").rglob("*.py"))
+    for kind in parts(Config, {Config, Captioning, Contrastive, Matching, VQA}):
+        for field in dataclasses.fields(kind):
+            read = rf"\.{field.name}\b|getattr\([^)]*\"{field.name}\"|\"{field.name}\""
+            assert re.search(read, code), f"{kind.__name__}.{field.name}"
+
+
+def test_evaluation_sets_inherit_from_their_stream_and_a_path_of_its_own_drops_root():
+    config = from_mapping(mapping(validation={"split": "dev"}, test={"one": {"path": "b.csv"}, "two": {"group": False}}))
+    data = config.data
+    assert data.validation["validation"].path == "a.csv" and data.validation["validation"].root == "pictures"
+    assert (data.test["one"].path, data.test["one"].root, data.test["one"].batch_size) == ("b.csv", "", 8)
+    assert (data.test["two"].path, data.test["two"].root, data.test["two"].group) == ("a.csv", "pictures", False)
+    assert {s.stream for s in (*data.test.values(), *data.validation.values())} == {"main"}
+
+
+def test_sets_feed_the_stream_of_their_name_and_tasks_find_theirs():
+    streams = {"pairs": {"path": "p.csv"}, "asked": {"path": "q.csv"}, "batch_size": 4}
+    made = mapping()
+    made["data"] = {"train": streams, "test": {"asked": {"path": "t.csv"}, "other": {"path": "o.csv"}}}
+    made["tasks"] = {"captioning": {}, "vqa": {"stream": "asked", "answer": "generate"}}
+    config = from_mapping(made)
+    assert {n: s.stream for n, s in config.data.test.items()} == {"asked": "asked", "other": "pairs"}
+    assert {n: list(config.tasks_of(n)) for n in streams if n != "batch_size"} == {"pairs": ["captioning"], "asked": ["vqa"]}
+    assert config.data.train["asked"].batch_size == 4
+    made["tasks"]["vqa"]["stream"] = "pairs"
+    with pytest.raises(ConfigError, match="config.data.train.asked: no task reads this stream"):
+        from_mapping(made)
+
+
+def test_length_in_steps_epochs_or_examples():
+    made = mapping()
+    for given, steps in (({"steps": 7}, 7), ({"epochs": 1.5}, 15), ({"examples": 96}, 12)):
+        made["train"] = given
+        assert from_mapping(made).train.total_steps(batch_size=8, rows=80) == steps
+    made["train"] = {"steps": 7, "epochs": 1}
+    with pytest.raises(ConfigError, match="exactly one above 0"):
+        from_mapping(made)
+
+
+def test_smoke_shrinks_sizes_and_steps_and_nothing_else():
+    made = mapping()
+    made["model"]["decoder"] = {"size": "B", "dropout": 0.1}
+    made["data"]["train"]["path"] = "tfds:scenes/full"
+    small = from_mapping(shrink(made))
+    assert (small.model.decoder.width, small.model.decoder.depth, small.model.decoder.dropout) == (32, 2, 0.1)
+    assert small.train.steps == 1 and small.data.train["main"].path == "tfds:scenes/full_16train"
+    assert made["model"]["decoder"] == {"size": "B", "dropout": 0.1}
