@@ -49,5 +49,5 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.05,
     }
     config.train = {"steps": 560, "log_every": 10}
-    config.eval = {"every": "", "batch_size": 100, "start": False}
+    config.eval = {"every": "", "batch_size": 100}
     return config

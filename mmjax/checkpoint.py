@@ -78,6 +78,8 @@ class Checkpointer:
     def __init__(self, folder: str | Path, config: CheckpointConfig, *, every: int = 1, read_only: bool = False):
         self.folder, self.config, self.read_only = Path(folder).absolute(), config, read_only
         self._unreadable: set[int] = set()
+        # Saves between evaluations carry no metrics on purpose; Orbax would warn at each.
+        logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
         keep = [checkpoint_managers.LatestN(config.keep_latest)]
         if config.best:
             keep.append(

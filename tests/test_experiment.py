@@ -48,7 +48,9 @@ def test_no_key_that_nothing_reads():
 
 
 def test_evaluation_sets_inherit_from_their_stream_and_a_path_of_its_own_drops_root():
-    config = from_mapping(mapping(validation={"split": "dev"}, test={"one": {"path": "b.csv"}, "two": {"group": False}}))
+    config = from_mapping(
+        mapping(validation={"split": "dev"}, test={"one": {"path": "b.csv"}, "two": {"group": False}})
+    )
     data = config.data
     assert data.validation["validation"].path == "a.csv" and data.validation["validation"].root == "pictures"
     assert (data.test["one"].path, data.test["one"].root, data.test["one"].batch_size) == ("b.csv", "", 8)
@@ -63,7 +65,10 @@ def test_sets_feed_the_stream_of_their_name_and_tasks_find_theirs():
     made["tasks"] = {"captioning": {}, "vqa": {"stream": "asked", "answer": "generate"}}
     config = from_mapping(made)
     assert {n: s.stream for n, s in config.data.test.items()} == {"asked": "asked", "other": "pairs"}
-    assert {n: list(config.tasks_of(n)) for n in streams if n != "batch_size"} == {"pairs": ["captioning"], "asked": ["vqa"]}
+    assert {n: list(config.tasks_of(n)) for n in streams if n != "batch_size"} == {
+        "pairs": ["captioning"],
+        "asked": ["vqa"],
+    }
     assert config.data.train["asked"].batch_size == 4
     made["tasks"]["vqa"]["stream"] = "pairs"
     with pytest.raises(ConfigError, match="config.data.train.asked: no task reads this stream"):
