@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         "questions": 6,
     }
     config.model = {
-        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 16, "stem": "conv", "pool": "mean"},
+        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "pool": "mean"},
         "text_encoder": {"width": 128, "depth": 1, "heads": 4, "pool": "mean"},
         "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4, "pool": "mean"},
     }

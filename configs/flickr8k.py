@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         "augment": {"crop_area": (0.5, 1.0), "flip": True, "brightness": 0.2, "contrast": 0.2},
         "tokenizer": {"kind": "bpe", "vocab_size": 4096},
         "length": 24,
-        "captions": 2,
+        "captions": 1,
     }
     config.model = {
         "embed_dim": 256,
@@ -27,14 +27,13 @@ def get_config() -> ConfigDict:
             "depth": 6,
             "heads": 6,
             "patch": 16,
-            "stem": "conv",
             "pool": "mean",
             "drop_path": 0.1,
         },
         "text_encoder": {"width": 192, "depth": 2, "heads": 6, "pool": "mean", "dropout": 0.1},
     }
     config.tasks = {"contrastive": {"loss_kind": "softmax"}}
-    # Muon leaves the question-only plateau within 50 steps; AdamW (1e-3 to 3e-3) was still on it after 200.
+
     config.optimizer = {
         "name": "muon",
         "args": {"consistent_rms": 0.2},
@@ -42,7 +41,7 @@ def get_config() -> ConfigDict:
         "warmup": "10%",
         "weight_decay": 0.2,
     }
-    config.train = {"epochs": 25, "log_every": 5}
+    config.train = {"epochs": 30, "log_every": 5}
     config.eval = {"every": "10%", "batch_size": 250}
     config.checkpoint = {"every": "10%", "best": "validation/contrastive/text_to_image_r10"}
     return config

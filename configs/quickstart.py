@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     }
     config.model = {
         "embed_dim": 128,
-        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "stem": "conv", "pool": "mean"},
+        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "pool": "mean"},
         "text_encoder": {"width": 128, "depth": 2, "heads": 4, "pool": "mean"},
         "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4},
         "decoder": {"width": 128, "depth": 2, "heads": 4, "memory": "cross_attention"},
