@@ -19,7 +19,8 @@ from mmjax.evaluators import Figure
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import add, progress
-from mmjax.models.multimodal import Forward, Multimodal
+from mmjax.models.forward import Forward
+from mmjax.models.multimodal import Multimodal
 from mmjax.train_step import nested
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmjax import report, sharding
 from mmjax.errors import ConfigError
-from mmjax.models.multimodal import Forward
+from mmjax.models.forward import Forward
 from mmjax.tasks import Task
 from mmjax.train_step import nested
 from mmjax.trained import Trained, open_trained

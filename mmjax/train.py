@@ -232,6 +232,3 @@ class _StopSignal:
     def _note(self, number: int, _: Any) -> None:
         self.asked, self.name = True, signal.Signals(number).name
         signal.signal(number, signal.SIG_DFL)
-
-
-__all__ = ["PREEMPTED", "Diverged", "dry_run", "train"]

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from mmjax.models.multimodal import Forward, Multimodal
+from mmjax.models.forward import Forward
+from mmjax.models.multimodal import Multimodal
 from mmjax.tasks import SumWeight, Task
 
 State = dict[str, Any]

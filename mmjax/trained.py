@@ -10,8 +10,8 @@ import jax
 from jax.sharding import Mesh
 
 from mmjax import assemble, sharding
-from mmjax.checkpoint import Checkpointer
-from mmjax.config import differences, merge, nest
+from mmjax.checkpoint import CheckpointConfig, Checkpointer
+from mmjax.config import merge, nest
 from mmjax.data.processor import Processor
 from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, write_results
@@ -44,7 +44,7 @@ def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -
     for key in overrides:
         if key.split(".")[0] not in _MAY_CHANGE:
             raise ConfigError(f"--config.{key}: fixed by training. Here only {', '.join(_MAY_CHANGE)} may be changed.")
-    checkpoints = Checkpointer(folder, _any_config(), read_only=True)
+    checkpoints = Checkpointer(folder, CheckpointConfig(), read_only=True)
     step = _step(checkpoints, checkpoint, workdir)
     meta = checkpoints.read_json(step, "meta")
     config = from_mapping(merge(meta["mapping"], nest(overrides)))
@@ -62,12 +62,6 @@ def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -
     params = {name: leaf for part in state.values() for name, leaf in part.items()}
     checkpoints.close()
     return Trained(config, processor, model, mesh, params, step)
-
-
-def _any_config():
-    from mmjax.checkpoint import CheckpointConfig
-
-    return CheckpointConfig()
 
 
 def _step(checkpoints: Checkpointer, wanted: str, workdir: Path) -> int:
@@ -100,6 +94,3 @@ def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> in
     print(write_results(workdir, results, trained.step))
     print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in results)}")
     return 0
-
-
-__all__ = ["Trained", "differences", "evaluate", "open_trained"]

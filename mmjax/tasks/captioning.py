@@ -13,7 +13,7 @@ from mmjax.decoding import generate
 from mmjax.errors import ConfigError
 from mmjax.evaluators.captioning import Captioning as CaptionJudge
 from mmjax.losses.language import next_token_loss, token_accuracy
-from mmjax.models.multimodal import Forward
+from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from mmjax.evaluators.classification import Accuracy
 from mmjax.losses.classification import accuracy, cross_entropy
-from mmjax.models.multimodal import Forward, HeadSpec
+from mmjax.models.forward import Forward
+from mmjax.models.multimodal import HeadSpec
 from mmjax.tasks.task import SumWeight, Task
 
 

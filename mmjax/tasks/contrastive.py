@@ -12,7 +12,7 @@ import numpy as np
 from mmjax.config import choice
 from mmjax.evaluators.retrieval import Retrieval
 from mmjax.losses.contrastive import positives_from_keys, sigmoid_contrastive, softmax_contrastive
-from mmjax.models.multimodal import Forward
+from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task
 
 

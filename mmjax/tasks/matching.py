@@ -13,7 +13,8 @@ import numpy as np
 from mmjax.evaluators.matching import PairAccuracy
 from mmjax.losses.contrastive import positives_from_keys
 from mmjax.losses.matching import hard_negatives, matching_accuracy, matching_loss
-from mmjax.models.multimodal import Forward, HeadSpec
+from mmjax.models.forward import Forward
+from mmjax.models.multimodal import HeadSpec
 from mmjax.tasks.task import SumWeight, Task
 
 

@@ -16,7 +16,8 @@ from mmjax.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from mmjax.data.processor import Processor
     from mmjax.evaluators import Evaluator
-    from mmjax.models.multimodal import Forward, HeadSpec
+    from mmjax.models.forward import Forward
+from mmjax.models.multimodal import HeadSpec
 
 SumWeight = tuple[jax.Array, jax.Array]
 # `kind` -> module and class. A task of your own: kind="my_module:MyTask".

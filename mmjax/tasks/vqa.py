@@ -15,7 +15,8 @@ from mmjax.decoding import generate
 from mmjax.evaluators.vqa import VQA as AnswerJudge
 from mmjax.losses.classification import accuracy, cross_entropy
 from mmjax.losses.language import next_token_loss, token_accuracy
-from mmjax.models.multimodal import Forward, HeadSpec
+from mmjax.models.forward import Forward
+from mmjax.models.multimodal import HeadSpec
 from mmjax.tasks.task import SumWeight, Task
 
 

@@ -12,9 +12,9 @@ import pytest
 from mmjax.config import build
 from mmjax.errors import ConfigError
 from mmjax.models.decoder import DecoderConfig
+from mmjax.models.forward import Forward
 from mmjax.models.fusion import FusionConfig
 from mmjax.models.multimodal import (
-    Forward,
     HeadSpec,
     ModelConfig,
     Multimodal,
