@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 workdir="${1:-runs/quickstart}"
-. launch/setup.sh
+. launch/setup.sh ""  # without an argument it would see those of this script
 .venv/bin/mmjax train --config configs/quickstart.py --workdir "$workdir"
 .venv/bin/mmjax eval --workdir "$workdir"
