@@ -209,7 +209,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> Config:
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The one smoke rule: small widths, depth 2, batches of 8, one step; built-in sets in their smallest version.
 
-    Nothing else changes.
+    Retrieval searches the whole of such a set, for a gallery may be larger. Nothing else changes.
     """
     small = plain(mapping)
     for tower in ("patch_encoder", "text_encoder", "fusion", "decoder"):
@@ -223,6 +223,9 @@ def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if not tokenizer.get("path"):
         tokenizer["vocab_size"] = 512
     _shrink_sources(small.get("data", {}))
+    for task in small.get("tasks", {}).values():
+        if "gallery" in task:
+            task["gallery"] = 0
     train = small.setdefault("train", {})
     for key in ("epochs", "examples"):
         train.pop(key, None)

@@ -54,6 +54,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         processor = Processor.from_json(checkpoints.read_json(latest, "processor"))
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
+    pipelines = assemble.train_pipelines(config, data, processor, mesh)
     meta = {"config": plain(config), "mapping": plain(mapping), "fingerprint": data.fingerprint,
             "frozen": list(plan.frozen), "versions": versions()}  # fmt: skip
     if latest is None:
@@ -96,7 +97,6 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
 
     if start == 0 and config.eval.start and data.validation:
         evaluate(0, state)
-    pipelines = assemble.train_pipelines(config, data, processor, mesh)
     pending: tuple[int, Any, dict[str, str]] | None = None
     with Feed(pipelines, mesh, start, plan.total_steps) as feed, Progress(start, plan.total_steps, batch_size) as bar:
         for step in range(start + 1, plan.total_steps + 1):
