@@ -48,6 +48,6 @@ def get_config() -> ConfigDict:
         "warmup": "5%",
         "weight_decay": 0.05,
     }
-    config.train = {"steps": 560, "log_every": 10}
+    config.train = {"steps": 450, "log_every": 10}
     config.eval = {"every": "", "batch_size": 100}
     return config

@@ -30,6 +30,12 @@ def run_file(tmp_path_factory):
     return write
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, shared by all processes that the tests start."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def start(file, workdir, cache):
     """The command as a user starts it, on one device."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
@@ -108,9 +114,9 @@ def mapping_of(kind, tiny_mapping):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills"), [("plain", 10), ("two_streams_accumulated", 3)])
-def test_resume_is_bit_exact_after_kill(kind, kills, tiny_mapping, run_file, tmp_path):
+def test_resume_is_bit_exact_after_kill(kind, kills, tiny_mapping, run_file, cache, tmp_path):
     file = run_file(mapping_of(kind, tiny_mapping))
-    straight, broken, cache = tmp_path / "straight", tmp_path / "broken", tmp_path / "cache"
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
     finish(start(file, straight, cache))
     moments = random.Random(kind)
     in_save = {1, 2}  # these kills fall into an asynchronous save, the others at a random step
@@ -134,20 +140,20 @@ def test_resume_is_bit_exact_after_kill(kind, kills, tiny_mapping, run_file, tmp
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(tiny_mapping, run_file, tmp_path):
+def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(tiny_mapping, run_file, cache, tmp_path):
     mapping = mapping_of("plain", tiny_mapping)
     mapping["checkpoint"]["every"] = "1000 steps"
     file = run_file(mapping)
-    process = start(file, tmp_path / "w", tmp_path / "cache")
+    process = start(file, tmp_path / "w", cache)
     while not lines(tmp_path / "w") and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 75, output
     assert "saved step" in output
-    finish(start(file, tmp_path / "w", tmp_path / "cache"))
+    finish(start(file, tmp_path / "w", cache))
     assert [x["step"] for x in lines(tmp_path / "w") if "lr" in x] == list(range(1, 61))
-    assert "already trained to step 60 of 60" in finish(start(file, tmp_path / "w", tmp_path / "cache"))
+    assert "already trained to step 60 of 60" in finish(start(file, tmp_path / "w", cache))
 
 
 @pytest.fixture(scope="module")
