@@ -4,7 +4,7 @@
 
 PATH holds `train/questions.json` and `train/images/` (`pip install easy-vqa` ships them); a tenth of the pictures is
 held out for validation. Another split: `mmjax eval --workdir runs/easy_vqa --config.data.eval.path=FOLDER`.
-2 CPU cores, about 9 minutes; expected validation accuracy: see BUILD_NOTES.md (question only: 66 %).
+2 CPU cores, about 9 minutes; expected validation accuracy 99 % (question only: 67 %).
 """
 
 from ml_collections import ConfigDict
