@@ -4,7 +4,7 @@
 
 PATH holds `train/questions.json` and `train/images/` (`pip install easy-vqa` ships them); a tenth of the pictures is
 held out for validation. Another split: `mmjax eval --workdir runs/easy_vqa --config.data.eval.path=FOLDER`.
-2 CPU cores, about 9 minutes; expected validation accuracy 99 % (question only: 67 %).
+2 CPU cores, 13 minutes; expected validation accuracy 99.9 % (question only: 67 %).
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
         "warmup": "5%",
         "weight_decay": 0.05,
     }
-    config.train = {"epochs": 14, "log_every": 20}
+    config.train = {"epochs": 10, "log_every": 20}
     config.eval = {"every": "25%", "batch_size": 100}
     config.checkpoint = {"every": "10%", "best": "validation/vqa/accuracy"}
     return config

@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
         "test": {
             "easy_test": {"split": "test"},
             "easy_unseen": {"split": "test_unseen"},
-            "full_test": {"path": "tfds:scenes/full_8000train", "split": "test"},
-            "full_unseen": {"path": "tfds:scenes/full_8000train", "split": "test_unseen"},
+            "full_test": {"path": "tfds:scenes/full_500train", "split": "test"},
+            "full_unseen": {"path": "tfds:scenes/full_500train", "split": "test_unseen"},
         },
     }
     config.processor = {
@@ -48,6 +48,6 @@ def get_config() -> ConfigDict:
         "warmup": "5%",
         "weight_decay": 0.05,
     }
-    config.train = {"steps": 400, "log_every": 10}
+    config.train = {"steps": 220, "log_every": 10}
     config.eval = {"every": "", "batch_size": 100}
     return config

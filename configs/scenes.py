@@ -43,6 +43,6 @@ def get_config() -> ConfigDict:
         "warmup": "5%",
         "weight_decay": 0.05,
     }
-    config.train = {"steps": 3500, "log_every": 20}
+    config.train = {"steps": 1300, "log_every": 20}
     config.eval = {"every": "50%", "batch_size": 100}
     return config

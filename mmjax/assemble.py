@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from mmjax import optim, sharding
+from mmjax.data.mixture import Mixture
+from mmjax.data.packed import make_pipeline, packed_processor
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.processor import Processor
-from mmjax.data.sources import Source, holdout, open_source
+from mmjax.data.sources import Source, open_source
+from mmjax.data.splits import holdout, overlap
 from mmjax.errors import ConfigError
 from mmjax.experiment import Config
 from mmjax.models.multimodal import Multimodal, TokenIds, initialise, resolve_dtype
@@ -22,9 +26,9 @@ from mmjax.train_step import State, flat_names, new_state
 
 @dataclass(frozen=True)
 class Data:
-    """Opened sources. `validation` is {set name: (stream, source)}.
+    """Opened sources. `train` is {stream: source}, `validation` is {set name: (stream, source)}.
 
-    A set that shares the training file is held out by picture.
+    Without validation sets of their own each training source holds some of its pictures out.
     """
 
     train: Mapping[str, Source]
@@ -37,14 +41,22 @@ class Data:
 
 def open_data(config: Config) -> Data:
     """Opens the training and validation sources; all their pictures are known to exist afterwards."""
-    base, train, validation = config.data.root, {}, {}
-    for name, source in config.data.train.items():
-        where = "config.data.train" + (f".{name}" if len(config.data.train) > 1 else "")
-        train[name] = open_source(source, where, base)
-        if not config.data.validation and config.data.holdout > 0:
-            train[name], kept = holdout(train[name], config.data.holdout, config.train.seed)
-            validation["validation" if len(config.data.train) == 1 else name] = (name, kept)
+    train, validation = {}, {}
+    alone = len(config.data.train) == 1
+    for stream, configs in config.data.streams.items():
+        sources = {}
+        for name, source in configs.items():
+            where = "config.data.train" + ("" if alone else f".{name}")
+            sources[name] = open_source(source, where, config.data.root)
+            if not config.data.validation and config.data.holdout > 0:
+                sources[name], kept = holdout(sources[name], config.data.holdout, config.train.seed)
+                validation["validation" if alone else name] = (stream, kept)
+        weights = {name: source.weight for name, source in configs.items()}
+        mixed = len(sources) > 1
+        train[stream] = Mixture(sources, weights, "config.data.train") if mixed else next(iter(sources.values()))
     validation.update(open_sets(config, "validation"))
+    if config.data.validation and config.data.check_overlap:
+        overlap(train, {name: source for name, (_, source) in validation.items()})
     return Data(train, validation)
 
 
@@ -58,9 +70,12 @@ def open_sets(config: Config, group: str) -> dict[str, tuple[str, Source]]:
 
 
 def fit_processor(config: Config, data: Data) -> Processor:
-    """Tokenizer, answer list and labels from the training annotations."""
-    features = frozenset().union(*(config.features_of(s) for s in config.data.train))
-    return Processor.fit(config.processor, list(data.train.values()), features, base=config.data.root)
+    """Tokenizer, answer list and labels from the training annotations; of packed sets the one that packed them."""
+    sources = list(data.train.values())
+    if packed := packed_processor(sources, config.processor, "config.processor"):
+        return packed
+    features = frozenset().union(*(config.features_of(s) for s in config.data.streams))
+    return Processor.fit(config.processor, sources, features, base=config.data.root)
 
 
 def token_ids(processor: Processor) -> TokenIds:
@@ -137,7 +152,7 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
     """Splits the parameters by the freeze patterns and builds the optimizer for the trainable ones."""
     placed = layout(model, mesh)
     rows = len(data.train[config.first_stream])
-    batch = config.data.train[config.first_stream].batch_size
+    batch = config.data.batch_size(config.first_stream)
     total = config.train.total_steps(batch, rows)
     trainable, frozen = optim.split(list(placed.shapes), config.optimizer.freeze)
     tx, schedule = optim.build_optimizer(
@@ -166,19 +181,24 @@ def initial_state(config: Config, model: Multimodal, plan: Plan) -> State:
     return sharding.jit(plan.layout.mesh, make, out_shardings=plan.shardings)(jax.random.key(config.train.seed))
 
 
-def train_pipelines(config: Config, data: Data, processor: Processor, mesh: Mesh) -> dict[str, Pipeline]:
+def train_pipelines(
+    config: Config, data: Data, processor: Processor, mesh: Mesh, bad_file: Path | None = None
+) -> dict[str, Pipeline]:
     """One training pipeline a stream, giving the rows that this process's devices hold."""
     pipelines = {}
-    for name, source in config.data.train.items():
-        sharding.check_batch(source.batch_size, config.train.accumulate, mesh, f"config.data.train ({name})")
-        pipelines[name] = Pipeline(
+    for name in config.data.streams:
+        size = config.data.batch_size(name)
+        sharding.check_batch(size, config.train.accumulate, mesh, f"config.data.train ({name})")
+        pipelines[name] = make_pipeline(
             data.train[name],
             processor,
             config.features_of(name),
-            batch_size=source.batch_size,
+            batch_size=size,
             seed=config.train.seed,
             train=True,
-            rows=sharding.local_rows(mesh, source.batch_size),
+            rows=sharding.local_rows(mesh, size),
             threads=config.data.threads,
+            max_bad_fraction=config.data.max_bad_fraction,
+            bad_file=bad_file,
         )
     return pipelines

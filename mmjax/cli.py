@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|predict|doctor`.
+"""The command line: `mmjax train|eval|predict|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return known.run(known, parse_overrides(rest))
     except ConfigError as error:
-        print(f"mmjax {known.command}: {error}", file=sys.stderr)
+        action = f" {known.action}" if hasattr(known, "action") else ""
+        print(f"mmjax {known.command}{action}: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -64,8 +65,42 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--labels", help="comma-separated texts, ranked by how well they fit each picture")
     predict.add_argument("--out", type=Path, help="a PNG panel of pictures and predictions")
 
+    data = commands.add_parser("data", help=(text := "Look at data, time it, pack it."), description=text)
+    _data_commands(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
+
     command("doctor", _doctor, "Say what is installed, which devices answer, and whether the folders can be written.")
     return parser
+
+
+def _data_commands(actions) -> None:
+    def action(name: str, run, text: str, config: bool = True) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        if config:
+            added.add_argument("--config", required=True, help="as of train; override keys with --config.a.b=VALUE")
+        return added
+
+    inspect = action(
+        "inspect", _inspect, "What a set is: fields, counts, examples, lengths, duplicates, bad rows.", config=False
+    )
+    inspect.add_argument("path", metavar="PATH", help="a file or folder, or tfds:NAME")
+    inspect.add_argument("--length", type=int, default=32, help="tokens: how many texts would be cut at it?")
+    inspect.add_argument(
+        "--tokenizer", default="", help="a vocabulary file or folder; else one is trained on the texts"
+    )
+    inspect.add_argument("--split", default="", help="which split of a tfds or parquet set")
+    inspect.add_argument("--root", default="", help="where relative pictures are looked for")
+    inspect.add_argument("--format", default="auto", help="the name of a format, instead of telling by the content")
+
+    preview = action("preview", _preview, "Rows of real training batches as the model sees them, as PNG and text.")
+    preview.add_argument("--out", type=Path, default=Path("preview.png"), help="the PNG file")
+    preview.add_argument("--rows", type=int, default=8, help="rows of each stream")
+
+    bench = action("bench", _bench, "How fast the input is by itself, and where its time goes.")
+    bench.add_argument("--steps", type=int, default=100, help="batches of each stream")
+
+    pack = action("pack", _pack, "Write what the processor makes into arrays that train reads without TensorFlow.")
+    pack.add_argument("--out", type=Path, required=True, help="a new folder")
 
 
 def _train(known: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -98,6 +133,34 @@ def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     return predict(
         known.workdir, known.checkpoint, overrides, known.image, question=known.question, labels=labels, out=known.out
     )
+
+
+def _inspect(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.inspection import inspect
+
+    if overrides:
+        raise ConfigError("takes no --config values.")
+    names = ("length", "tokenizer", "root", "split", "format")
+    print(inspect(known.path, **{name: getattr(known, name) for name in names}))
+    return 0
+
+
+def _preview(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.preview import preview
+
+    return preview(known.config, overrides, known.out, known.rows)
+
+
+def _bench(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.input_bench import bench
+
+    return bench(known.config, overrides, known.steps)
+
+
+def _pack(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.pack import pack_sets
+
+    return pack_sets(known.config, overrides, known.out)
 
 
 def _doctor(known: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmjax import report, sharding
+from mmjax.data.packed import make_pipeline
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.processor import Processor
-from mmjax.data.sources import Source
+from mmjax.data.sources import Source, at_most
 from mmjax.evaluators import Figure
 from mmjax.experiment import Config
 from mmjax.feed import Feed
@@ -22,6 +23,8 @@ from mmjax.metrics import add, progress
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import Multimodal
 from mmjax.train_step import nested
+
+_BASELINE_ROWS = 200_000  # of the training set, that a baseline (most frequent answer, ...) is counted on
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Evaluation:
     def __init__(
         self, config: Config, model: Multimodal, processor: Processor, mesh: Mesh, train: Mapping[str, Source]
     ):
-        self.config, self.model, self.processor, self.mesh, self.train = config, model, processor, mesh, train
+        self.config, self.model, self.processor, self.mesh = config, model, processor, mesh
+        self.train = {stream: at_most(source, _BASELINE_ROWS) for stream, source in train.items()}
         self._steps: dict[str, Callable[..., Any]] = {}
 
     def _step(self, stream: str) -> Callable[..., Any]:
@@ -67,9 +71,9 @@ class Evaluation:
     def pipeline(self, stream: str, source: Source) -> Pipeline:
         """Every row of the source once, in batches of `eval.batch_size`."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        size = self.config.eval.batch_size or self.config.data.train[stream].batch_size
+        size = self.config.eval.batch_size or self.config.data.batch_size(stream)
         size = -(-min(size, len(source)) // ways) * ways
-        return Pipeline(
+        return make_pipeline(
             source,
             self.processor,
             self.config.features_of(stream),
@@ -78,6 +82,7 @@ class Evaluation:
             train=False,
             rows=sharding.local_rows(self.mesh, size),
             threads=self.config.data.threads,
+            max_bad_fraction=self.config.data.max_bad_fraction,
         )
 
     def run(self, name: str, stream: str, source: Source, params: Mapping[str, jax.Array]) -> Result:
@@ -98,6 +103,9 @@ class Evaluation:
                     judge.update(readable[n], small, records)
                 if not panel:
                     panel = self._panel(tasks, readable, small, np.asarray(jax.device_get(batch["image"])), records)
+        if len(pipeline.bad):
+            bad = f"{len(pipeline.bad)} of {len(source)} rows cannot be read ({pipeline.bad.summary()})"
+            print(f"{name}: {bad}; the figures are of the others.")
         return Result(
             [figure for judge in judges.values() for figure in judge.figures()],
             {k: float(v / max(w, 1e-9)) for k, (v, w) in sums.items()},

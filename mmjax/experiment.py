@@ -27,11 +27,15 @@ class DataConfig:
 
     Attributes:
       root: the folder that relative paths start from.
-      train: {stream: source}: what tasks read in training. The first is the default stream of every task.
+      train: {name: source}: what tasks read in training. A source feeds the stream of its own name, or the one that its
+        `stream` names; sources of one stream are mixed by their `weight`. The first stream is every task's default.
       validation, test, eval: {name: source}; each feeds the stream of its own name, else its `stream`, else the first.
-        Fields left out are inherited from that training stream; a `path` of its own drops the inherited root, split
-        and format.
+        Fields left out are inherited from the training source of its name, else from the first of that stream; a
+        `path` of its own drops the inherited root, split, format, fields and prompt.
       holdout: share of the training pictures that become the validation set where none is named; 0 trains on all.
+      max_bad_fraction: share of a source's rows that may be unreadable; they are counted in bad_records.jsonl and
+        others stand in. 0 ends the run at the first.
+      check_overlap: whether to look for validation pictures in the training sets at the start (reads each once).
       threads: reader threads.
     """
 
@@ -41,7 +45,21 @@ class DataConfig:
     test: Mapping[str, SourceConfig] = field(default_factory=dict)
     eval: Mapping[str, SourceConfig] = field(default_factory=dict)
     holdout: float = 0.1
+    max_bad_fraction: float = 0.0
+    check_overlap: bool = True
     threads: int = 2
+
+    @property
+    def streams(self) -> dict[str, dict[str, SourceConfig]]:
+        """{stream: {name: training source}}."""
+        streams: dict[str, dict[str, SourceConfig]] = {}
+        for name, source in self.train.items():
+            streams.setdefault(source.stream, {})[name] = source
+        return streams
+
+    def batch_size(self, stream: str) -> int:
+        """Rows of a stream in a step."""
+        return next(source.batch_size for source in self.train.values() if source.stream == stream)
 
     @classmethod
     def from_config(cls, value: Any, where: str) -> DataConfig:
@@ -49,21 +67,24 @@ class DataConfig:
             return value
         value = dict(value)
         train = _named(value.get("train", {}), "main", f"{where}.train")
-        first = next(iter(train), "main")
+        train = {name: {**own, "stream": own.get("stream") or name} for name, own in train.items()}
+        streams = {own["stream"]: own for own in reversed(train.values())}
+        first = next(iter(train.values()), {"stream": "main"})["stream"]
+        tolerated = {"max_bad_fraction": value.get("max_bad_fraction", 0.0)}
         for group in SETS:
             sources = _named(value.get(group, {}), "main" if group == "train" else group, f"{where}.{group}")
             for name, own in sources.items():
                 if group == "train":
-                    sources[name] = {**own, "stream": name}
+                    sources[name] = {**tolerated, **train[name]}
                     continue
-                stream = own.get("stream") or (name if name in train else first)
-                if stream not in train:
+                stream = own.get("stream") or (train[name]["stream"] if name in train else first)
+                if stream not in streams:
                     raise ConfigError(
-                        f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, train)}"
+                        f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, streams)}"
                     )
-                dropped = ("root", "split", "format") if own.get("path") else ()
-                inherited = {k: v for k, v in train[stream].items() if k not in dropped}
-                sources[name] = {**inherited, **own, "stream": stream}
+                dropped = ("root", "split", "format", "fields", "prompt") if own.get("path") else ()
+                inherited = {k: v for k, v in train.get(name, streams[stream]).items() if k not in dropped}
+                sources[name] = {**tolerated, **inherited, **own, "stream": stream}
             value[group] = sources
         return build_dataclass(cls, value, where)
 
@@ -72,8 +93,8 @@ def _named(value: Any, default: str, where: str) -> dict[str, dict[str, Any]]:
     """A single source -> {default: source}; a mapping of sources stays. A stray key beside named sources fails."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: found {value!r}, expected a group of keys (path, root, batch_size, ...).")
-    nested = {k: v for k, v in value.items() if isinstance(v, Mapping)}
-    flat = {k: v for k, v in value.items() if not isinstance(v, Mapping)}
+    nested = {k: v for k, v in value.items() if isinstance(v, Mapping) and k not in _SOURCE_KEYS}
+    flat = {k: v for k, v in value.items() if k not in nested}
     for key in flat:
         if key not in _SOURCE_KEYS:
             raise ConfigError(f"{where}.{key}: no such key.{did_you_mean(key, _SOURCE_KEYS)}")
@@ -158,14 +179,20 @@ class Config:
             raise ConfigError(f"{where}.data.train.path: missing. It names the file or folder to train on.")
         if not self.tasks:
             raise ConfigError(f"{where}.tasks: empty. Expected at least one, as tasks.contrastive.weight=1.")
-        for name, source in self.data.train.items():
-            if source.batch_size < 1:
+        for name, sources in self.data.streams.items():
+            sizes = sorted({source.batch_size for source in sources.values()})
+            if sizes[0] < 1:
                 raise ConfigError(
                     f"{where}.data.train.batch_size: missing for the stream '{name}'. Expected 1 or more rows."
                 )
+            if len(sizes) > 1:
+                raise ConfigError(
+                    f"{where}.data.train: found batch_size {' and '.join(map(str, sizes))} in the stream '{name}', "
+                    "whose sources are mixed into one batch. Expected one number."
+                )
         for name, task in self.tasks.items():
-            if task.stream and task.stream not in self.data.train:
-                near = did_you_mean(task.stream, self.data.train)
+            if task.stream and task.stream not in self.data.streams:
+                near = did_you_mean(task.stream, self.data.streams)
                 raise ConfigError(
                     f"{where}.tasks.{name}.stream: no stream '{task.stream}' in {where}.data.train.{near}"
                 )
@@ -174,7 +201,7 @@ class Config:
                     f"{where}.train.accumulate: found {self.train.accumulate}, but the task '{name}' compares rows of "
                     f"the whole batch and cannot be accumulated. Set train.accumulate=1, or leave the task out."
                 )
-        unread = [n for n in self.data.train if not self.tasks_of(n)]
+        unread = [n for n in self.data.streams if not self.tasks_of(n)]
         if unread:
             raise ConfigError(
                 f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream."
@@ -182,7 +209,7 @@ class Config:
 
     @property
     def first_stream(self) -> str:
-        return next(iter(self.data.train))
+        return next(iter(self.data.streams))
 
     def tasks_of(self, stream: str) -> dict[str, Task]:
         """The tasks that read a stream, by name."""

@@ -75,5 +75,7 @@ class Feed:
 
 def row_checksum(batch: Mapping[str, np.ndarray]) -> str:
     """Eight hex digits that change when the rows or what was drawn for them change."""
-    text = batch["row"].tobytes() + b"".join(batch[k].tobytes() for k in ("text_key", "question") if k in batch)
+    text = batch["row"].tobytes() + b"".join(
+        batch[k].tobytes() for k in ("text_key", "question", "chat", "labels") if k in batch
+    )
     return f"{zlib.crc32(text):08x}"

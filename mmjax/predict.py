@@ -56,7 +56,7 @@ def read(path: Path, trained: Trained) -> np.ndarray:
 def answer(trained: Trained, pictures: np.ndarray, *, question: str | None, labels: Sequence[str]) -> list[list[str]]:
     """Lines for each of pictures [B, H, W, 3]. Raises ConfigError where no task of the run can answer the request."""
     tasks = trained.config.tasks
-    if question and not any("question" in t.features for t in tasks.values()):
+    if question and not any({"question", "chat"} & t.features for t in tasks.values()):
         raise ConfigError(f"--question: this run has no task that answers questions. It has {', '.join(tasks)}.")
     if labels and not any(hasattr(t, "embed") for t in tasks.values()):
         raise ConfigError(f"--labels: this run has no contrastive task to rank texts with. It has {', '.join(tasks)}.")
@@ -86,18 +86,24 @@ def _batch(
     if hasattr(task, "embed"):
         if not labels:
             return None
-        ids, mask = processor.tokenizer.encode(labels, processor.length)
+        ids, mask = processor.encode(labels, processor.length)
         batch |= {"text": np.repeat(ids[None], rows, 0), "text_mask": np.repeat(mask[None], rows, 0)}
         keys = np.repeat(np.arange(len(labels), dtype=np.int32)[None], rows, 0)
         return batch | {"text_valid": np.ones((rows, len(labels)), bool), "text_key": keys}
     if "question" in task.features:
         if not question:
             return None
-        ids, mask = processor.tokenizer.encode([question], processor.question_length)
+        ids, mask = processor.encode([question], processor.question_length)
         batch |= {"question": np.repeat(ids[None], rows, 0), "question_mask": np.repeat(mask[None], rows, 0)}
         batch |= {"question_valid": np.ones((rows, 1), bool)}
         answer_shape = (rows, 1, processor.answer_length)
         return batch | {"answer_text": np.zeros(answer_shape, np.int32), "answer_mask": np.zeros(answer_shape, bool)}
+    if "chat" in task.features:
+        if not question:
+            return None
+        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        asked = [{"id": "--question", "messages": [turn]}] * rows
+        return batch | processor.conversations(asked, pictures=False, reply=True)
     if "text" in task.features:
         if task.couples_rows:  # matching judges given pairs; there is none here
             return None

@@ -80,6 +80,103 @@ def draw_panel(items: Sequence[PanelItem], *, columns: int = 4) -> np.ndarray:
     return np.asarray(page)
 
 
+@dataclass(frozen=True)
+class TokenLine:
+    """A text as the model reads it.
+
+    Attributes:
+      name: what it is, in grey before it.
+      tokens: (token, whether it is learnt).
+      padding: positions filled up after them.
+      masked: why it counts for nothing, where it does.
+    """
+
+    name: str
+    tokens: Sequence[tuple[str, bool]]
+    padding: int = 0
+    masked: str = ""
+
+    def __str__(self) -> str:
+        if self.masked:
+            return f"{self.name}: ({self.masked})"
+        words = " ".join(f"[{_shown(token)}]" if learnt else _shown(token) for token, learnt in self.tokens)
+        return f"{self.name}: {words}" + (f" {_DOT} x {self.padding}" if self.padding else "")
+
+
+def token_rows(path: str | Path, rows: Sequence[tuple[str, np.ndarray | None, Sequence[TokenLine]]]) -> None:
+    """Draws rows of (title, picture [H, W, 3] uint8 or None, its texts) one below the other into a PNG file.
+
+    Each token has a box of its own: green where it is learnt, grey where it is only read; padding is dots and a count.
+    """
+    from PIL import Image, ImageDraw
+
+    side, gap, leading, width = 176, 24, 27, 1120
+    font, left = _font(14), side + 2 * gap
+    column = left + 120
+    placed = [[_place(line, font, width - gap - column) for line in lines] for _, _, lines in rows]
+    heights = [max(side, 28 + leading * sum(n for _, n in lines)) for lines in placed]
+    page = Image.new("RGB", (width, gap + leading + sum(heights) + gap * len(rows)), "white")
+    draw, top = ImageDraw.Draw(page), gap + leading
+    at = gap
+    for word, learnt in (("learnt", True), ("read", False)):
+        at += _box(draw, (at, gap // 2), word, learnt, font) + 8
+    draw.text((at + 8, gap // 2), f"{_DOT * 3} 9  padding, and how much", fill=GREY, font=font)
+    for (title, picture, lines), boxes, height in zip(rows, placed, heights, strict=True):
+        if picture is not None:
+            shown = _fit(picture, side)
+            draw.rectangle((gap, top, gap + side - 1, top + side - 1), fill="#f6f8fa")
+            page.paste(shown, (gap + (side - shown.width) // 2, top + (side - shown.height) // 2))
+        draw.text((left, top), title, fill=INK, font=font)
+        y = top + 28
+        for line, (words, count) in zip(lines, boxes, strict=True):
+            draw.text((left, y), line.name, fill=GREY, font=font)
+            for text, learnt, x, row in words:
+                if learnt is None:
+                    draw.text((column + x, y + row * leading), text, fill=GREY, font=font)
+                else:
+                    _box(draw, (column + x, y + row * leading), text, learnt, font)
+            y += count * leading
+        top += height + gap
+    page.save(path)
+
+
+_DOT, _EDGE = "·", 4  # pixels between a token and the edge of its box
+
+
+def _place(line: TokenLine, font: Any, width: float) -> tuple[list[tuple[str, bool | None, float, int]], int]:
+    """-> (text, learnt or None, left edge, line) of everything that is drawn of a text, and its number of lines."""
+    words: list[tuple[str, bool | None]] = list(line.tokens)
+    if line.masked:
+        words = [(f"({line.masked})", None)]
+    elif line.padding:
+        words.append((f" {_DOT * min(line.padding, 12)} {line.padding}", None))
+    placed, x, row = [], 0.0, 0
+    for token, learnt in words:
+        text = _shown(token)
+        wide = font.getlength(text) + (0 if learnt is None else 2 * _EDGE)
+        x += (7 if token[:1] == " " else 2) if x else 0  # the pieces of a word stand close
+        if x and x + wide > width:
+            x, row = 0.0, row + 1
+        placed.append((text, learnt, x, row))
+        x += wide
+    return placed, row + 1
+
+
+def _box(draw: Any, at: tuple[float, float], text: str, learnt: bool, font: Any) -> float:
+    """A token in its box -> its width."""
+    wide = font.getlength(text) + 2 * _EDGE
+    x, y = at
+    fill, ink = ("#dafbe1", RIGHT) if learnt else ("#eef0f2", INK)
+    draw.rounded_rectangle((x, y - 2, x + wide, y + 20), 4, fill=fill)
+    draw.text((x + _EDGE, y), text, fill=ink, font=font)
+    return wide
+
+
+def _shown(token: str) -> str:
+    """Without the blank before a word; what is only blank, or cannot be drawn, as a sign."""
+    return token.strip() or ("␣" if token else "∅")
+
+
 def curves(path: str | Path, metrics: str | Path) -> None:
     """Draws a metrics.jsonl over steps into a PNG file: losses, learning rate, shares, and what else evaluations gave.
 

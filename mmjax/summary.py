@@ -20,15 +20,14 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
     for name, source in data.train.items():
         tasks = ", ".join(f"{n} x{t.weight:g}" for n, t in config.tasks_of(name).items())
         lines.append(
-            f"train/{name}: {len(source):,} pictures of {source.name}; "
-            f"batch {config.data.train[name].batch_size}; {tasks}"
+            f"train/{name}: {len(source):,} pictures of {source.name}; batch {config.data.batch_size(name)}; {tasks}"
         )
     for name, (stream, source) in data.validation.items():
         lines.append(f"{name} (of {stream}): {len(source):,} pictures of {source.name}")
     lines.append(f"processor {processor.sha256[:12]}: {_processor(processor)}")
     mesh = ", ".join(f"{k}={v}" for k, v in plan.layout.mesh.shape.items())
     first = config.first_stream
-    epochs = plan.total_steps * config.data.train[first].batch_size / len(data.train[first])
+    epochs = plan.total_steps * config.data.batch_size(first) / len(data.train[first])
     lines.append(f"mesh {mesh}; {plan.total_steps:,} steps ({epochs:,.1f} epochs)")
     return "\n".join(lines) + "\n" + coverage_table(config.optimizer, plan.layout.shapes)
 

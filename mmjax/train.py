@@ -3,6 +3,7 @@
 workdir/config.json      the resolved config            workdir/checkpoints/   Orbax, latest and best
 workdir/metrics.jsonl    a line every log_every steps   workdir/eval/          figures and picture panels
 workdir/curves.png       loss and figures over steps    workdir/events.*       TensorBoard
+workdir/bad_records.jsonl   rows that could not be read
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         processor = Processor.from_json(checkpoints.read_json(latest, "processor"))
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
-    pipelines = assemble.train_pipelines(config, data, processor, mesh)
+    pipelines = assemble.train_pipelines(config, data, processor, mesh, workdir / "bad_records.jsonl")
     meta = {"config": plain(config), "mapping": plain(mapping), "fingerprint": data.fingerprint,
             "frozen": list(plan.frozen), "versions": versions()}  # fmt: skip
     if latest is None:
@@ -69,7 +70,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
     print(summary.run_table(config, plan, data, processor))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
 
-    batch_size = config.data.train[config.first_stream].batch_size
+    batch_size = config.data.batch_size(config.first_stream)
     rows = len(data.train[config.first_stream])
     in_steps = lambda text: duration(text, total=plan.total_steps, batch_size=batch_size, rows=rows)  # noqa: E731
     save_every, eval_every = (
@@ -97,20 +98,21 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
 
     if start == 0 and config.eval.start and data.validation:
         evaluate(0, state)
+
     pending: tuple[int, Any, dict[str, str]] | None = None
     with Feed(pipelines, mesh, start, plan.total_steps) as feed, Progress(start, plan.total_steps, batch_size) as bar:
         for step in range(start + 1, plan.total_steps + 1):
             batch, row_sums = feed.take()
             state, out = step_fn(state, batch)
             if pending:  # the metrics of the step before are read while this one runs
-                _log(pending, config, plan, writer, bar)
+                _log(pending, config, plan, pipelines, writer, bar)
             pending = (step, out, row_sums)
             bar.advance(feed.waited)
             last = step == plan.total_steps
             stopping = stop.asked and not last
             at_eval = bool(data.validation) and not stopping and (last or (eval_every and step % eval_every == 0))
             if at_eval or last or stopping or step % save_every == 0:
-                _log(pending, config, plan, writer, bar)
+                _log(pending, config, plan, pipelines, writer, bar)
                 pending = None
                 with bar.paused():
                     save(step, state, evaluate(step, state) if at_eval else None)
@@ -123,6 +125,12 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                 return PREEMPTED
     checkpoints.close()
     writer.close()
+    for stream, pipeline in pipelines.items():
+        if len(pipeline.bad):
+            print(
+                f"train/{stream}: {len(pipeline.bad)} of {len(pipeline.source)} rows could not be read "
+                f"({pipeline.bad.summary()}): {workdir}/bad_records.jsonl"
+            )
     report.curves(workdir / "curves.png", workdir / "metrics.jsonl")
     print(f"done: {plan.total_steps} steps. {workdir}/curves.png, {workdir}/eval, {workdir}/checkpoints")
     return 0
@@ -164,11 +172,16 @@ def dry_run(config: Config) -> int:
 
 
 def _objective(config: Config, model: Any) -> Objective:
-    return Objective(model, {s: config.tasks_of(s) for s in config.data.train}, config.train.accumulate)
+    return Objective(model, {s: config.tasks_of(s) for s in config.data.streams}, config.train.accumulate)
 
 
 def _log(
-    pending: tuple[int, Any, dict[str, str]], config: Config, plan: Any, writer: MetricWriter, bar: Progress
+    pending: tuple[int, Any, dict[str, str]],
+    config: Config,
+    plan: Any,
+    pipelines: Mapping[str, Any],
+    writer: MetricWriter,
+    bar: Progress,
 ) -> None:
     step, out, row_sums = pending
     out = jax.device_get(out)
@@ -184,6 +197,9 @@ def _log(
             f"step {step}: {config.train.max_bad_steps} steps in a row without a finite gradient. Lower optimizer.lr."
         )
     if step % config.train.log_every == 0 or step == plan.total_steps:
+        for stream, pipeline in pipelines.items():
+            values |= {f"share/{stream}/{name}": share for name, share in pipeline.shares(step).items()}
+            values |= {f"bad_records/{stream}": float(len(pipeline.bad))} if len(pipeline.bad) else {}
         writer.scalars(step, {**values, "lr": float(plan.schedule(step - 1)), **bar.throughput(), "rows": row_sums})
 
 

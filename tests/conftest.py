@@ -17,11 +17,14 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory):
-    """A jsonl file over 20 drawn pictures of 32 px, each with captions, questions and a label, for every task."""
+    """20 drawn pictures of 32 px: all.jsonl has captions, questions, a label and labels of each, talks.json (as LLaVA
+    writes it) a conversation about each but every fifth, which is about nothing to see.
+    """
     from mmjax.data.scenes import make_record
 
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "images").mkdir()
+    talks = []
     with open(folder / "all.jsonl", "w") as file:
         for i in range(20):
             record = make_record("easy", "train", i, size=32)
@@ -32,6 +35,17 @@ def tiny_set(tmp_path_factory):
             for qa in record["qa"][: 3 + i % 2]:
                 file.write(json.dumps({"image": name, "question": qa["question"], "answers": qa["answers"]}) + "\n")
             file.write(json.dumps({"image": name, "label": record["scene"][0]["shape"]}) + "\n")
+            shapes = sorted({thing["shape"] for thing in record["scene"]})
+            file.write(json.dumps({"image": name, "labels": shapes}) + "\n")
+            said = []
+            for qa in record["qa"][: 1 + i % 2]:
+                said += [{"from": "human", "value": qa["question"]}, {"from": "gpt", "value": qa["answers"][0]}]
+            if i % 5 == 4:
+                talks.append({"id": i, "conversations": said})
+            else:
+                said[0]["value"] = "<image>\n" + said[0]["value"]
+                talks.append({"id": i, "image": name, "conversations": said})
+    (folder / "talks.json").write_text(json.dumps(talks))
     return folder
 
 
@@ -43,6 +57,7 @@ TASKS = {
     "vqa": {"kind": "vqa"},
     "vqa_generate": {"kind": "vqa", "answer": "generate"},
     "classification": {"kind": "classification"},
+    "classification_many": {"kind": "classification", "labels": "many"},
     "matching": {"kind": "matching"},
 }
 
@@ -65,7 +80,7 @@ def tiny_mapping(tiny_set):
                 "fusion": {**TOWER, "name": "cross_attention"},
                 "decoder": {**TOWER},
             },
-            "tasks": {name: TASKS[name] for name in tasks},
+            "tasks": {name: TASKS.get(name, {"kind": name}) for name in tasks},
             "optimizer": {"lr": 1e-3, "warmup": "0 steps"},
             "train": {"steps": 6, "log_every": 1},
             "eval": {"every": "", "start": False},

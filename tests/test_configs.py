@@ -72,7 +72,7 @@ def test_config_is_built_in_full_and_its_step_traced(file, sets, monkeypatch):
     processor = assemble.fit_processor(config, data)
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
-    objective = Objective(model, {s: config.tasks_of(s) for s in config.data.train}, config.train.accumulate)
+    objective = Objective(model, {s: config.tasks_of(s) for s in config.data.streams}, config.train.accumulate)
     batch = {n: next(p.batches(0, 1)) for n, p in assemble.train_pipelines(config, data, processor, mesh).items()}
     step = make_train_step(objective, plan.tx, seed=0, ema=config.train.ema)
     with sharding.on_mesh(mesh):
@@ -102,8 +102,10 @@ PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_mmjax_command_on_the_page_parses(page):
     """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
-    commands = re.findall(r"^ *(?:\$ )?(mmjax (?:train|eval|predict|doctor)\b[^\n`#]*)", page.read_text(), re.MULTILINE)
-    inline = re.findall(r"`(mmjax (?:train|eval|predict|doctor)\b[^`]*)`", page.read_text())
+    commands = re.findall(
+        r"^ *(?:\$ )?(mmjax (?:train|eval|predict|data|doctor)\b[^\n`#]*)", page.read_text(), re.MULTILINE
+    )
+    inline = re.findall(r"`(mmjax (?:train|eval|predict|data|doctor)\b[^`]*)`", page.read_text())
     for command in [*commands, *inline]:
         known, rest = cli._parser().parse_known_args(shlex.split(command)[1:])
         assert all(a.startswith("--config.") for a in rest), command

@@ -124,6 +124,36 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(setup, reference, tas
     assert_same(reference(*tasks), setup("mixed").gradient(*tasks, accumulate=2))
 
 
+@pytest.fixture(scope="module")
+def talk(tiny_mapping):
+    """(how the decoder reads, mesh name) -> a run of the chat task on conversations with and without a picture."""
+    kept = {}
+
+    def of(memory, mesh):
+        if (memory, mesh) not in kept:
+            mapping = tiny_mapping("chat", data__train__path="talks.json", processor__chat_length=40)
+            mapping["mesh"] = MESHES[mesh]
+            mapping["model"]["decoder"] |= {"memory": memory, "depth": 1}
+            mapping["model"]["patch_encoder"]["depth"] = 1
+            mapping["model"] |= {"text_encoder": None, "fusion": {"name": "none"}}
+            kept[memory, mesh] = Setup(mapping)
+        return kept[memory, mesh]
+
+    return of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["cross_attention", "prefix"])
+def test_conversations_are_learnt_equally_on_every_mesh_and_in_microbatches(talk, memory):
+    whole = talk(memory, "one")
+    batch = jax.device_get(whole.batch["main"])
+    assert 0 < batch["image_valid"].sum() < len(batch["valid"]) and batch["chat_supervised"].any()
+    reference = whole.gradient()
+    assert_same(reference, whole.gradient(accumulate=4))
+    for mesh in ("data", "fsdp", "mixed"):
+        assert_same(reference, talk(memory, mesh).gradient())
+
+
 def test_one_stream_encodes_each_picture_once(setup):
     """Three tasks on one stream cost one picture tower: by FLOPs of the traced gradient."""
     s = setup("one")

@@ -1,28 +1,24 @@
-"""Picture bytes -> [H, W, 3] uint8: TensorFlow ops for training, PIL for prediction without TensorFlow.
+"""A picture file -> [size, size, 3] uint8: which part of the picture is seen, resized, and changed in training.
 
-Both decode exactly, cut out a box, and resize it with antialiasing; they agree within 1 of 255 (bilinear), or so for
-99.9 % of the values (bicubic: PIL rounds between its two passes; so in TensorFlow too would give 100 %, at twice the
-time: 2.2 against 1.2 ms for a picture of 160 pixels).
+Evaluation and prediction take one way, training the same one (`exact`) or a quicker one (`fast`). No TensorFlow but to
+decode JPEG regions in the fast way. Measured: BUILD_NOTES.md.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import io
 import math
-import os
-from typing import Any
 
 import numpy as np
 
 from mmjax.config import choice
+from mmjax.data.image_files import Picture, decode, decode_region, examine
 from mmjax.data.order import uniforms
+from mmjax.data.resampling import Box, reach, resize
 from mmjax.errors import ConfigError
 
 _TRIES = 10  # boxes drawn before falling back to the centre, as in torchvision
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n")  # what TensorFlow decodes as PIL does; the rest goes through PIL first
+_BOMB = 178_956_970  # pixels above which PIL itself refuses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +27,20 @@ class ImageSettings:
 
     Attributes:
       size: side in pixels; the batch holds [B, size, size, 3] uint8.
-      resize: "squash" the whole picture, or "crop" its central square.
+      resize: "squash" the whole picture (SigLIP, ViT), or "crop": the short side becomes `size`, then the central
+        square is cut out (CLIP).
       method: interpolation, always antialiased.
+      train_path: "exact" reads training pictures as evaluation does, to PIL's bit; "fast" decodes JPEGs only where the
+        box is, reduced where it allows, and resizes in 16 bits (mean difference 0.2 of 255, reduced 1.3).
+      max_pixels: larger pictures are refused as bad records.
       mean, std: of each channel in units of 1 (not 255); the patch encoder normalises with them.
     """
 
     size: int = 64
     resize: str = choice("squash", "crop")
     method: str = choice("bicubic", "bilinear")
+    train_path: str = choice("exact", "fast")
+    max_pixels: int = _BOMB
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -47,6 +49,8 @@ class ImageSettings:
             raise ConfigError(f"{where}.size: found {self.size}, expected the side of the picture in pixels.")
         if min(self.std) <= 0:
             raise ConfigError(f"{where}.std: found {self.std}, expected positive numbers.")
+        if not 0 < self.max_pixels <= _BOMB:
+            raise ConfigError(f"{where}.max_pixels: found {self.max_pixels}, expected 1 to {_BOMB} (PIL's own limit).")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +84,8 @@ class Augment:
         return self.crop_area != (1.0, 1.0)
 
 
-@functools.cache
-def tensorflow() -> Any:
-    """TensorFlow, imported when it is first needed, without its start-up notes and without the accelerators."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # input has no matrix products; the option only prints a note
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # a program that already uses TensorFlow's devices keeps them
-        tf.config.set_visible_devices([], "GPU")
-    return tf
-
-
 def draws(keys: np.ndarray, purpose: int, augment: Augment, flip: np.ndarray) -> np.ndarray:
-    """The random numbers of a picture's augmentation: one row of numbers that `random_box` and `image_tf` read.
+    """The random numbers of a picture's augmentation: one row of numbers that `random_box` and `training_image` read.
 
     Args:
       keys: [B] uint64 of `order.row_keys`.
@@ -113,12 +105,18 @@ def draws(keys: np.ndarray, purpose: int, augment: Augment, flip: np.ndarray) ->
     return u.astype(np.float32)
 
 
-def centre_box(height: int, width: int, settings: ImageSettings) -> tuple[int, int, int, int]:
-    """The box (top, left, height, width) that evaluation looks at."""
+def evaluation_box(height: int, width: int, settings: ImageSettings) -> Box:
+    """The part of a picture (top, left, height, width in its pixels) that evaluation looks at.
+
+    For "crop" as the CLIP processor counts: the long side is rounded down to whole pixels, then what is left over is
+    halved and rounded down.
+    """
     if settings.resize == "squash":
-        return 0, 0, height, width
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+        return 0.0, 0.0, float(height), float(width)
+    size, short = settings.size, min(height, width)
+    scales = height / (size * height // short), width / (size * width // short)
+    top, left = ((size * side // short - size) // 2 * s for side, s in zip((height, width), scales, strict=True))
+    return top, left, size * scales[0], size * scales[1]
 
 
 def random_box(height: int, width: int, draw: np.ndarray, augment: Augment) -> tuple[int, int, int, int]:
@@ -126,13 +124,12 @@ def random_box(height: int, width: int, draw: np.ndarray, augment: Augment) -> t
 
     The first of ten boxes that fits; else the central box whose aspect is the picture's, held within `crop_aspect`.
     """
-    draw = np.asarray(draw, np.float64)
-    areas, aspects = draw[5 : 5 + _TRIES] * height * width, draw[5 + _TRIES :]
-    heights, widths = np.rint(np.sqrt(areas / aspects)).astype(int), np.rint(np.sqrt(areas * aspects)).astype(int)
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    if fits.any():
-        h, w = int(heights[fits.argmax()]), int(widths[fits.argmax()])
-        return math.floor(draw[3] * (height - h + 1)), math.floor(draw[4] * (width - w + 1)), h, w
+    draw = draw.tolist()
+    for area, aspect in zip(draw[5 : 5 + _TRIES], draw[5 + _TRIES :], strict=True):
+        area *= height * width
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return math.floor(draw[3] * (height - h + 1)), math.floor(draw[4] * (width - w + 1)), h, w
     low, high = augment.crop_aspect
     h, w = height, width
     if width < low * height:
@@ -142,69 +139,57 @@ def random_box(height: int, width: int, draw: np.ndarray, augment: Augment) -> t
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def image_pil(data: bytes, settings: ImageSettings) -> np.ndarray:
-    """Encoded picture -> [size, size, 3] uint8, as in evaluation, without TensorFlow. PIL's errors pass through."""
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    top, left, height, width = centre_box(picture.height, picture.width, settings)
-    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[settings.method]
-    if (height, width) != (picture.height, picture.width):  # not `resize(box=)`: its filter reads beyond the box
-        picture = picture.crop((left, top, left + width, top + height))
-    return np.asarray(picture.resize((settings.size, settings.size), method), np.uint8)
+def evaluation_image(picture: Picture, settings: ImageSettings) -> np.ndarray:
+    """-> [size, size, 3] uint8, as the Hugging Face processors' PIL backend has it. Raises PictureError."""
+    box = evaluation_box(picture.height, picture.width, settings)
+    return resize(decode(picture), box, (settings.size, settings.size), settings.method)
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Encoded picture -> (height, width), from its header alone."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
-        return picture.height, picture.width
-
-
-def readable(data: bytes) -> bytes:
-    """The same picture in a format that TensorFlow decodes: other formats (WebP, TIFF, ...) become PNG."""
-    if data.startswith(_SIGNATURES):
-        return data
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def decode_tf(data: Any) -> Any:
-    """String tensor -> [H, W, 3] uint8. The accurate DCT: TensorFlow's default is up to 7 of 255 off PIL."""
-    tf = tensorflow()
-
-    return tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_png(data, channels=3),
-    )
-
-
-def image_tf(data: Any, box: Any, draw: Any, settings: ImageSettings, augment: Augment | None) -> Any:
-    """Encoded picture -> [size, size, 3] uint8 by TensorFlow ops.
+def training_image(picture: Picture, draw: np.ndarray, settings: ImageSettings, augment: Augment) -> np.ndarray:
+    """-> [size, size, 3] uint8, changed as drawn. Raises PictureError.
 
     Args:
-      data: scalar string.
-      box: [4] int32: top, left, height, width in pixels; None for the whole picture.
-      draw: a row of `draws`; read only where `augment` is given.
-      augment: None in evaluation.
+      draw: one row of `draws`.
     """
-    tf = tensorflow()
+    if augment.crops:
+        box = random_box(picture.height, picture.width, draw, augment)
+    else:
+        box = evaluation_box(picture.height, picture.width, settings)
+    fast = settings.train_path == "fast"
+    if fast and picture.croppable:
+        region = box if augment.crops else _around(box, picture, settings)
+        pixels, ratio, (top, left) = decode_region(picture, region, settings.size)
+        box = box[0] / ratio - top, box[1] / ratio - left, box[2] / ratio, box[3] / ratio
+    else:
+        pixels = decode(picture)
+        if augment.crops:  # cut out first, as torchvision does: the filter does not read beyond the box
+            top, left, height, width = box
+            pixels, box = pixels[top : top + height, left : left + width], (0, 0, height, width)
+    x = resize(pixels, box, (settings.size, settings.size), settings.method, fast=fast)
+    return changed(x, draw, augment)
 
-    picture = decode_tf(data)
-    if box is not None:
-        picture = picture[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
-    x = tf.image.resize(picture, (settings.size, settings.size), settings.method, antialias=True)
-    if augment is not None and augment.brightness:
-        x = tf.clip_by_value(x * draw[1], 0.0, 255.0)
-    if augment is not None and augment.contrast:
-        grey = tf.reduce_mean(tf.reduce_sum(x * tf.constant([0.299, 0.587, 0.114]), -1))
-        x = grey + (x - grey) * draw[2]
-    x = tf.cast(tf.clip_by_value(tf.round(x), 0.0, 255.0), tf.uint8)
-    if augment is not None and augment.flip:
-        x = tf.where(draw[0] > 0, tf.reverse(x, [1]), x)
-    return tf.ensure_shape(x, (settings.size, settings.size, 3))
+
+def _around(box: Box, picture: Picture, settings: ImageSettings) -> tuple[int, int, int, int]:
+    """The whole pixels of a picture that the filter reads to resize a box."""
+    around = [reach(length, settings.size, settings.method) for length in box[2:]]
+    top, left = (max(math.floor(box[i]) - around[i], 0) for i in (0, 1))
+    bottom, right = (math.ceil(box[i] + box[i + 2]) + around[i] for i in (0, 1))
+    return top, left, min(bottom, picture.height) - top, min(right, picture.width) - left
+
+
+def changed(x: np.ndarray, draw: np.ndarray, augment: Augment) -> np.ndarray:
+    """Brightness, contrast about the mean grey, and mirroring. x: [H, W, 3] uint8."""
+    if augment.brightness or augment.contrast:
+        y = x.astype(np.float32)
+        if augment.brightness:
+            y = np.clip(y * draw[1], 0, 255)
+        if augment.contrast:
+            grey = (y.mean((0, 1), np.float64) @ (0.299, 0.587, 0.114)).astype(np.float32)
+            y = grey + (y - grey) * draw[2]
+        x = np.clip(np.rint(y), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(x[:, ::-1]) if augment.flip and draw[0] > 0 else x
+
+
+def image_pil(data: bytes, settings: ImageSettings) -> np.ndarray:
+    """Encoded picture -> [size, size, 3] uint8 as in evaluation. Raises PictureError."""
+    return evaluation_image(examine(data, settings.max_pixels), settings)

@@ -1,26 +1,33 @@
 """Source + processor -> batches of NumPy arrays, by tf.data: a pure function of (seed, step).
 
-    Dataset.range(start, stop) -> rows of the step -> records, tokens (one Python call a batch) -> pictures (TF ops)
+    Dataset.range(start, stop) -> rows of the step -> records, tokens, pictures (a pool of threads)
 
-Nothing of tf.data is checkpointed: to resume is to start at another step. TensorFlow is imported here (and in the ops
-of `images.py`) when batches are made, never at import.
+Nothing of tf.data is checkpointed: to resume is to start at another step. Pictures are decoded and resized in C without
+Python's lock. TensorFlow is imported when batches are made, never at import.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmjax.data.images import centre_box, image_tf, random_box, readable, size_of, tensorflow
-from mmjax.data.order import row_keys, rows_at
+from mmjax.data.bad_records import BadRecords
+from mmjax.data.image_files import PictureError, examine, tensorflow
+from mmjax.data.images import evaluation_image, training_image
+from mmjax.data.mixture import Mixture
+from mmjax.data.order import row_keys, rows_at, uniforms
 from mmjax.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmjax.data.processor import Processor
-    from mmjax.data.sources import Source
+    from mmjax.data.sources import Record, Source
+
+_STAND_IN = 5  # purpose of the random numbers that choose another row for a bad one
+_STAND_INS = 64  # rows tried
 
 
 class Pipeline:
@@ -29,6 +36,8 @@ class Pipeline:
     Attributes:
       steps: batches of an evaluation, ceil(rows / batch_size); None in training.
       captions, questions: K of the batch: the processor's in training, the most that any row has in evaluation.
+      bad: the rows met so far that cannot be read. In training another row of their source stands in, chosen by the
+        seed, the epoch and the row alone, so no other row changes; in evaluation they are not valid.
       fingerprint: identifies the data and how it is read: equal ones give equal batches for equal (seed, step).
     """
 
@@ -43,6 +52,8 @@ class Pipeline:
         train: bool,
         rows: np.ndarray | None = None,
         threads: int = 2,
+        max_bad_fraction: float = 0.0,
+        bad_file: Path | None = None,
     ):
         """Args:
         source: what to read.
@@ -50,6 +61,8 @@ class Pipeline:
         batch_size: of the global batch, over all processes.
         rows: positions in the global batch that this process wants; None for all.
         threads: of reading and decoding; 0 does all in the calling thread, without reading ahead.
+        max_bad_fraction: share of the rows that may be unreadable; more end it with a `ConfigError`.
+        bad_file: where these are listed.
         """
         if not len(source):
             raise ConfigError(f"{source.name}: no rows.")
@@ -68,20 +81,28 @@ class Pipeline:
             self.captions, self.questions = _most(source, self.features)
         self.fingerprint = f"{source.fingerprint}/{processor.sha256}"
         self._errors: dict[int, Exception] = {}
-        self._boxes = processor.image.resize == "crop" or (train and processor.augment.crops)
+        self._example: dict[str, np.ndarray] | None = None
+        self.bad = BadRecords(source.name, len(source), max_bad_fraction, bad_file)
 
     def rows_at(self, step: int) -> np.ndarray:
-        """[rows wanted] int64: source rows of this process's part of batch `step`."""
+        """[rows wanted] int64: source rows of this process's part of batch `step`, bad ones included."""
         return self._rows(step)[0]
 
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """-> rows, epochs, valid; each [rows wanted]."""
         if self.train:
-            rows, epochs = rows_at(step, self.batch_size, len(self.source), self.seed)
+            if isinstance(self.source, Mixture):
+                rows, epochs = self.source.rows_at(step, self.batch_size, self.seed)
+            else:
+                rows, epochs = rows_at(step, self.batch_size, len(self.source), self.seed)
             return rows[self.rows], epochs[self.rows], np.ones(len(self.rows), bool)
         index = step * self.batch_size + self.rows
         valid = index < len(self.source)
         return np.where(valid, index, 0), np.zeros(len(index), np.int64), valid
+
+    def shares(self, step: int) -> dict[str, float]:
+        """{source: its share of the rows of the first `step` batches}, of a mixture; else {}."""
+        return self.source.shares(step * self.batch_size, self.seed) if isinstance(self.source, Mixture) else {}
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Yields the batches of steps start, start + 1, ... below `stop` (None: without end; in evaluation all).
@@ -109,7 +130,7 @@ class Pipeline:
 
     def _dataset(self, start: int, stop: int, pool: ThreadPoolExecutor | None) -> Any:
         tf = tensorflow()
-        example = self._host_batch(start, pool)  # for its shapes and types
+        example = self._shapes(start, pool)
         names = sorted(example)
 
         def read(step: np.ndarray) -> list[np.ndarray]:
@@ -122,14 +143,10 @@ class Pipeline:
             return [batch[name] for name in names]
 
         def host(step: Any) -> dict[str, Any]:
-            kinds = [tf.string if example[name].dtype == object else example[name].dtype for name in names]
-            arrays = tf.numpy_function(read, [step], kinds, stateful=False)
+            arrays = tf.numpy_function(read, [step], [example[name].dtype for name in names], stateful=False)
             return {n: tf.ensure_shape(a, example[n].shape) for n, a in zip(names, arrays, strict=True)}
 
-        parallel = self.threads or None
-        data = tf.data.Dataset.range(start, stop).map(host, num_parallel_calls=parallel)
-        if "image" in self.features:
-            data = data.map(self._pictures, num_parallel_calls=parallel)
+        data = tf.data.Dataset.range(start, stop).map(host, num_parallel_calls=self.threads or None)
         options = tf.data.Options()
         options.deterministic = True
         # A pool of our own, so that input leaves XLA its cores; an op within it takes one thread.
@@ -137,78 +154,99 @@ class Pipeline:
         options.threading.max_intra_op_parallelism = 1
         return data.with_options(options).prefetch(2 if self.threads else 0)
 
+    def _shapes(self, start: int, pool: ThreadPoolExecutor | None) -> dict[str, np.ndarray]:
+        """Empty arrays with the shapes and types of a batch, from making one, once."""
+        if self._example is None:
+            self._example = {name: np.empty_like(array) for name, array in self._host_batch(start, pool).items()}
+        return self._example
+
     def _host_batch(self, step: int, pool: ThreadPoolExecutor | None) -> dict[str, np.ndarray]:
-        """Everything of a batch that Python makes; the pictures still encoded, as [B] bytes objects in `image`."""
-        rows, epochs, valid = self._rows(step)
-        read = self._record if "image" in self.features else self.source.annotations
-        records = list(pool.map(read, map(int, rows)) if pool else map(read, map(int, rows)))
-        keys = row_keys(self.seed, epochs, rows)
+        """All arrays of a batch."""
+        wanted, epochs, valid = self._rows(step)
+        over = pool.map if pool else map
+        read = list(over(self._read, wanted.tolist(), epochs.tolist()))
+        rows = np.array([row for row, _, _ in read], np.int64).reshape(-1)
+        records = [record for _, record, _ in read]
         counts = {"captions": self.captions, "questions": self.questions}
+        keys = row_keys(self.seed, epochs, rows)
         batch = self.processor.arrays(records, keys, self.features, train=self.train, **counts)
+        if not self.train:
+            valid &= rows == wanted
         batch |= {"row": rows.astype(np.int32), "valid": valid}
         if "image" in self.features:
-            batch["image"] = np.array([*(r["image"] for r in records), None], object)[:-1]
-            settings, augment = self.processor.image, self.processor.augment
-            if self.train:
-                batch["draw"] = self.processor.picture_draws(records, keys)
-            if self.train and augment.crops:
-                boxes = [random_box(*r["size"], d, augment) for r, d in zip(records, batch["draw"], strict=True)]
-                batch["box"] = np.array(boxes, np.int32).reshape(-1, 4)
-            elif settings.resize == "crop":
-                batch["box"] = np.array([centre_box(*r["size"], settings) for r in records], np.int32).reshape(-1, 4)
+            size = self.processor.image.size
+            batch["image"] = np.stack([pixels for *_, pixels in read] or [np.zeros((size, size, 3), np.uint8)])
+            batch["image"] = batch["image"][: len(read)]
         return batch
 
-    def _record(self, row: int) -> dict[str, Any]:
+    def _read(self, wanted: int, epoch: int) -> tuple[int, Record, np.ndarray | None]:
+        """A row, or the one that stands in for it -> (row, record, its picture as the model sees it)."""
+        for row in self._candidates(wanted, epoch):
+            if row in self.bad:
+                continue
+            try:
+                record = self._record(row)
+                return row, record, self._picture(record, row, epoch) if "image" in self.features else None
+            except PictureError as error:
+                self._note(row, error.cause, self._broken(row, record, error))
+            except FileNotFoundError as error:
+                self._note(row, "missing", ConfigError(f"{self.source.name}, row {row}: no file '{error.filename}'."))
+            except ConfigError as error:
+                self._note(row, "unreadable line", error)
+        raise ConfigError(f"{self.source.name}: row {wanted} and {_STAND_INS} others in its place cannot be read.")
+
+    def _candidates(self, wanted: int, epoch: int) -> Iterator[int]:
+        yield wanted
+        first, count = self.source.span(wanted) if isinstance(self.source, Mixture) else (0, len(self.source))
+        key = row_keys(self.seed, np.array([epoch]), np.array([wanted]))
+        yield from (first + (uniforms(key, _STAND_IN, _STAND_INS)[0] * count).astype(np.int64)).tolist()
+
+    def _note(self, row: int, cause: str, error: ConfigError) -> None:
+        try:
+            id = self.source.annotations(row)["id"]
+        except ConfigError:
+            id = ""
+        self.bad.add(row, id, cause, error)
+
+    def _record(self, row: int) -> Record:
+        if "image" not in self.features:
+            return self.source.annotations(row)
         record = self.source[row]
-        if not record.get("image"):
+        if "image" not in record and "messages" not in record:
             raise ConfigError(
                 f"{self.source.name}, row {row} ({record.get('id')}): has no picture, but a task wants one."
             )
-        try:
-            data = readable(record["image"])
-            return {**record, "image": data, **({"size": size_of(data)} if self._boxes else {})}
-        except Exception as error:
-            raise self._broken(row, record, error) from error
+        if len(record.get("images", ())) > 1:
+            raise ConfigError(
+                f"{self.source.name}, row {row} ({record.get('id')}): {len(record['images'])} pictures. Expected "
+                "at most one; rows with several cannot be trained on yet."
+            )
+        return record
 
-    def _pictures(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Decodes, cuts and resizes the B pictures: TF ops only."""
-        tf = tensorflow()
-
-        settings, augment = self.processor.image, self.processor.augment if self.train else None
-        parts = {name: batch.pop(name) for name in ("image", "box", "draw") if name in batch}
-        signature = tf.TensorSpec((settings.size, settings.size, 3), tf.uint8)
-        batch["image"] = tf.map_fn(
-            lambda p: image_tf(p["image"], p.get("box"), p.get("draw"), settings, augment),
-            parts,
-            fn_output_signature=signature,
-        )
-        return batch
+    def _picture(self, record: Record, row: int, epoch: int) -> np.ndarray:
+        """[size, size, 3] uint8; blank for a conversation without a picture. Raises PictureError."""
+        settings = self.processor.image
+        if "image" not in record:
+            return np.zeros((settings.size, settings.size, 3), np.uint8)
+        picture = examine(record["image"], settings.max_pixels)
+        if not self.train:
+            return evaluation_image(picture, settings)
+        draw = self.processor.picture_draws([record], row_keys(self.seed, np.array([epoch]), np.array([row])))[0]
+        return training_image(picture, draw, settings, self.processor.augment)
 
     def _explain(self, step: int, error: Exception) -> Exception:
-        """The error behind TensorFlow's: what Python raised, or the first picture of the step that does not decode."""
+        """The error behind TensorFlow's: what Python raised."""
         cause = self._errors.get(step, error)
-        if step in self._errors or isinstance(error, ConfigError):
-            return cause if isinstance(cause, ConfigError) else self._unread(step, cause)
-        from mmjax.data.images import decode_tf
-
-        for row in self.rows_at(step) if "image" in self.features else ():
-            record = self.source[int(row)]
-            try:
-                decode_tf(readable(record["image"]))
-            except Exception as cause:
-                return self._broken(int(row), record, cause)
-        return self._unread(step, error)
-
-    def _broken(self, row: int, record: dict[str, Any], cause: Exception) -> ConfigError:
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        return ConfigError(
-            f"{self.source.name}, row {row} ({record.get('id')}): {len(record['image'])} bytes that are no readable "
-            f"picture ({reason}). Expected a JPEG, a PNG or another format that PIL reads. Repair or leave out the row."
-        )
-
-    def _unread(self, step: int, cause: Exception) -> ConfigError:
+        if isinstance(cause, ConfigError):
+            return cause
         rows = self.rows_at(step)[:8].tolist()
         return ConfigError(f"{self.source.name}: step {step}, rows {rows}...: {type(cause).__name__}: {cause}")
+
+    def _broken(self, row: int, record: Record, error: PictureError) -> ConfigError:
+        return ConfigError(
+            f"{self.source.name}, row {row} ({record.get('id')}): no readable picture: {error}. Expected a JPEG, "
+            "a PNG or another format that PIL reads. Repair or leave out the row."
+        )
 
 
 def _most(source: Source, features: frozenset[str]) -> tuple[int, int]:

@@ -6,7 +6,6 @@ picture is read), is one JSON item with a schema version, and is identified by t
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import hashlib
@@ -18,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmjax.config import build, plain
+from mmjax.config import build, choice, plain
 from mmjax.config import differences as config_differences
 from mmjax.data import answers as answering
+from mmjax.data import chat, cleaning
 from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
+from mmjax.data.survey import FIELD_OF, Survey
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
 from mmjax.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmjax.data.sources import Source
 
-SCHEMA = 1
-FEATURES = ("image", "text", "question", "answer", "answer_text", "label")
-_FIELD = {"text": "texts", "question": "qa", "answer": "qa", "answer_text": "qa", "label": "label"}
-_TEXT, _QUESTION, _ANSWER, _IMAGE = 1, 2, 3, 4  # purposes of random numbers: each choice has numbers of its own
+SCHEMA = 2
+FEATURES = ("image", *FIELD_OF)
+TEXT, QUESTION, ANSWER, IMAGE = 1, 2, 3, 4  # purposes of random numbers: each choice has numbers of its own
 _SIDES = re.compile(r"\b(left|right)(most|hand|handed|side|wards?)?\b", re.IGNORECASE)
 _CHECKED = 20_000  # texts that are measured for their length
-_SAMPLE = 200_000  # rows whose texts train and check a tokenizer; more change nothing measurable and cost memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,44 +42,62 @@ class ProcessorConfig:
     """How records become arrays.
 
     Attributes:
-      image, augment, tokenizer: see their classes.
+      image, augment, tokenizer, chat_template: see their classes.
+      clean: steps of `cleaning.py` that captions, questions and conversations go through, in this order.
       length, question_length, answer_length: tokens of a caption, a question and an answer, bos and eos included.
-      captions, questions: how many are drawn of each row in training (evaluation takes all).
+      chat_length: tokens of a conversation, its picture counted as one.
+      captions: how many of each row are trained on at once; 0 is all of them (evaluation always takes all).
+      caption_choice: which ones, where a row has more: "random" draws them anew each epoch, "first" keeps to the first.
+      questions: how many are drawn of each row in training.
       answers: largest size of the answer list; the most frequent are kept.
     """
 
     image: ImageSettings = ImageSettings()
     augment: Augment = Augment()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    chat_template: chat.ChatTemplate = chat.ChatTemplate()
+    clean: tuple[str, ...] = ()
     length: int = 32
     question_length: int = 24
     answer_length: int = 8
+    chat_length: int = 256
     captions: int = 1
+    caption_choice: str = choice("random", "first")
     questions: int = 4
     answers: int = 3000
 
     def check(self, where: str) -> None:
-        for name in ("length", "question_length", "answer_length"):
+        cleaning.check_steps(self.clean, f"{where}.clean")
+        for name in ("length", "question_length", "answer_length", "chat_length"):
             if getattr(self, name) < 3:
                 raise ConfigError(
                     f"{where}.{name}: found {getattr(self, name)}, expected 3 or more (bos, a token, eos)."
                 )
-        for name in ("captions", "questions", "answers"):
+        if self.captions < 0:
+            raise ConfigError(f"{where}.captions: found {self.captions}, expected 1 or more, or 0 for all of a row.")
+        for name in ("questions", "answers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected 1 or more.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """A fitted `ProcessorConfig`: with the tokenizer, the answer list and the labels. Fields as there."""
+    """A fitted `ProcessorConfig`: with the tokenizer, the answer list and the labels. Fields as there.
+
+    `captions` is never 0: "all" is the most that any row of the training sources has.
+    """
 
     image: ImageSettings
     augment: Augment
     tokenizer: Tokenizer
+    chat_template: chat.ChatTemplate
+    clean: tuple[str, ...]
     length: int
     question_length: int
     answer_length: int
+    chat_length: int
     captions: int
+    caption_choice: str
     questions: int
     answers: tuple[str, ...]
     labels: tuple[str, ...]
@@ -97,7 +114,8 @@ class Processor:
     ) -> Processor:
         """Scans the annotations of `sources` once: trains or reads the tokenizer, makes the answer list and the labels.
 
-        Prints one line on texts that will be cut and one on answers outside of the list, where there are any.
+        Prints a line on texts that will be cut, one on answers outside of the list, and one on conversations that teach
+        nothing, where there are any.
 
         Args:
           features: what the tasks want; an unknown one, or one that no record has, is a `ConfigError`.
@@ -106,15 +124,21 @@ class Processor:
           say: takes the lines that are printed.
         """
         config.check(where)
-        found = _scan(sources)
+        found = Survey.of(sources)
         for feature in sorted(features - {"image"}):
-            _expect_feature(feature, found, sources)
-        tokenizer = open_tokenizer(config.tokenizer, found.all_texts(), f"{where}.tokenizer", base)
+            found.expect(feature)
+        tidy = functools.partial(cleaning.clean, steps=config.clean)
+        captions, questions = ([_single_spaced(tidy(t)) for t in texts] for texts in (found.captions, found.questions))
+        chats = found.chats if "chat" in features else ()
+        conversations = [chat.pieces(m, config.chat_template, name, clean=tidy) for name, m in chats]
+        said = [piece.text for pieces in conversations for piece in pieces if not piece.picture]
+        texts = [*captions, *questions, *sorted(found.answers), *sorted(found.label | found.labels), *said]
+        tokenizer = open_tokenizer(config.tokenizer, texts, f"{where}.tokenizer", base)
         answers = answering.answer_list(found.answers, config.answers)
-        labels = tuple(sorted(found.labels))
+        labels = found.label | (found.labels if "labels" in features else set())
         cut = {
-            "length": (found.captions, config.length, "text"),
-            "question_length": (found.questions, config.question_length, "question"),
+            "length": (captions, config.length, "text"),
+            "question_length": (questions, config.question_length, "question"),
             "answer_length": (sorted(found.answers), config.answer_length, "answer_text"),
         }
         for name, (texts, length, feature) in cut.items():
@@ -123,14 +147,19 @@ class Processor:
                 long = sum(len(ids) > length - 2 for ids in tokenizer.tokens(texts))
                 if long:
                     say(f"{where}.{name}: {long / len(texts):.1%} of {len(texts)} texts are cut at {length} tokens.")
+        if conversations:
+            _check_conversations(chat.tokens_of(conversations, tokenizer), config.chat_length, where, say)
         outside = sum(found.answers.values()) - sum(found.answers[a] for a in answers)
         if outside and "answer" in features:
             share = outside / sum(found.answers.values())
             say(f"{where}.answers: {share:.1%} of the questions have an answer outside of the list of {len(answers)}.")
-        copied = ("image", "augment", "length", "question_length", "answer_length", "captions", "questions")
-        return Processor(
-            **{name: getattr(config, name) for name in copied}, tokenizer=tokenizer, answers=answers, labels=labels
-        )
+        fitted = {"tokenizer": tokenizer, "answers": answers, "labels": tuple(sorted(labels))}
+        if not config.captions:
+            fitted["captions"] = max(found.most_captions, 1)
+            if "text" in features:
+                say(f"{where}.captions: 0 takes all; a row has up to {fitted['captions']}.")
+        copied = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        return Processor(**copied | fitted)
 
     def to_json(self) -> dict[str, Any]:
         """One JSON item; `from_json` gives an equal processor back."""
@@ -149,6 +178,8 @@ class Processor:
             "image": build(ImageSettings, value["image"], "processor.image"),
             "augment": build(Augment, value["augment"], "processor.augment"),
             "tokenizer": Tokenizer.from_json(value["tokenizer"]),
+            "chat_template": build(chat.ChatTemplate, value["chat_template"], "processor.chat_template"),
+            "clean": tuple(value["clean"]),
             "answers": tuple(value["answers"]),
             "labels": tuple(value["labels"]),
         }
@@ -183,7 +214,7 @@ class Processor:
     def picture_draws(self, records: Sequence[Mapping], keys: np.ndarray) -> np.ndarray:
         """[B] records and keys -> [B, n] float32 of `images.draws`. A row that names a side is never mirrored."""
         allowed = np.array([self.augment.flip and not names_a_side(r) for r in records])
-        return draws(keys, _IMAGE, self.augment, allowed)
+        return draws(keys, IMAGE, self.augment, allowed)
 
     def arrays(
         self,
@@ -200,42 +231,108 @@ class Processor:
         Args:
           records: B records.
           keys: [B] uint64 of `order.row_keys`; a row's choices depend on its own key alone.
-          train: draw texts, questions and answers; else take all in order, and the most frequent answer.
+          train: draw texts (by `caption_choice`), questions and answers; else take all in order, and the most frequent
+            answer.
           captions, questions: K. A row with fewer is filled up with empty texts (`bos eos`) that are not valid.
         """
         batch: dict[str, np.ndarray] = {}
         if "image" in features:
-            batch["image_key"] = np.array([_hash(r["image"]) for r in records], np.int32)
+            batch["image_key"] = np.array([_hash(r.get("image", b"")) for r in records], np.int32)
         if "label" in features:
             batch["label"] = np.array([self._labels.get(r.get("label"), -1) for r in records], np.int32)
+        if "labels" in features:
+            batch["labels"] = np.zeros((len(records), len(self.labels)), bool)
+            for row, record in enumerate(records):
+                batch["labels"][row, [self._labels[n] for n in record.get("labels", ()) if n in self._labels]] = True
+            batch["labels_valid"] = np.array(["labels" in r for r in records])
         if "text" in features:
-            texts, valid = _pick([r.get("texts", ()) for r in records], keys, _TEXT, captions, train, "")
+            draw = train and self.caption_choice == "random"
+            texts, valid = pick([r.get("texts", ()) for r in records], keys, TEXT, captions, draw, "")
+            texts = [[self.cleaned(t) for t in row] for row in texts]
             batch["text"], batch["text_mask"] = self._encode(texts, self.length)
             batch["text_valid"] = valid
             batch["text_key"] = np.array([[text_key(t) for t in row] for row in texts], np.int32)
         if features & {"question", "answer", "answer_text"}:
             nothing = {"question": "", "answers": ()}
-            asked, valid = _pick([r.get("qa", ()) for r in records], keys, _QUESTION, questions, train, nothing)
+            asked, valid = pick([r.get("qa", ()) for r in records], keys, QUESTION, questions, train, nothing)
             batch["question_valid"] = valid
             if "question" in features:
-                words = [[q["question"] for q in row] for row in asked]
+                words = [[self.cleaned(q["question"]) for q in row] for row in asked]
                 batch["question"], batch["question_mask"] = self._encode(words, self.question_length)
             if "answer" in features:
                 batch["answer"] = np.array([[self.answer_class(q["answers"]) for q in row] for row in asked], np.int32)
             if "answer_text" in features:
-                chance = uniforms(keys, _ANSWER, questions) if train else None
+                chance = uniforms(keys, ANSWER, questions) if train else None
                 words = [
                     [_answer(q["answers"], None if chance is None else chance[i, j]) for j, q in enumerate(row)]
                     for i, row in enumerate(asked)
                 ]
                 batch["answer_text"], batch["answer_mask"] = self._encode(words, self.answer_length)
+        if "chat" in features:
+            batch |= self.conversations(records, pictures="image" in features)
+            if "image" in features:
+                batch["image_valid"] = np.array([bool(r.get("image")) for r in records])
         return batch
+
+    def cleaned(self, text: str) -> str:
+        """A caption or question as it is tokenised: through the steps of `clean`, then single-spaced."""
+        return _single_spaced(cleaning.clean(text, self.clean))
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """n captions or questions -> ids, mask [n, length], as training had them."""
+        return self.tokenizer.encode([self.cleaned(t) for t in texts], length)
+
+    def conversations(
+        self, records: Sequence[Mapping], *, pictures: bool, reply: bool = False
+    ) -> dict[str, np.ndarray]:
+        """B records -> chat, chat_mask, chat_supervised [B, chat_length]; bos alone where there are no messages.
+
+        Args:
+          pictures: the records hold their pictures, so that one which no part names is put into the first user turn.
+          reply: an assistant's turn is opened at the end, for a model to fill; a longer one is then a ConfigError.
+        """
+        made = []
+        for record in records:
+            name, picture = str(record.get("id")), bool(record.get("image")) if pictures else None
+            steps = functools.partial(cleaning.clean, steps=self.clean)
+            pieces = chat.pieces(record.get("messages", ()), self.chat_template, name, picture=picture, clean=steps)
+            made.append([*pieces, chat.Piece(self.chat_template.assistant)] if reply else pieces)
+        tokens = chat.tokens_of(made, self.tokenizer)
+        longest = max(len(ids) for ids, _ in tokens)
+        if reply and longest > self.chat_length:
+            raise ConfigError(f"a conversation of {longest} tokens, expected up to {self.chat_length} (chat_length).")
+        arrays = chat.padded(tokens, self.chat_length, self.tokenizer.pad)
+        return dict(zip(("chat", "chat_mask", "chat_supervised"), arrays, strict=True))
 
     def _encode(self, texts: list[list[str]], length: int) -> tuple[np.ndarray, np.ndarray]:
         """[B][K] texts -> ids and mask [B, K, length]."""
         shape = (len(texts), len(texts[0]), length)
-        ids, mask = self.tokenizer.encode([" ".join(t.split()) for row in texts for t in row], length)
+        ids, mask = self.tokenizer.encode([text for row in texts for text in row], length)
         return ids.reshape(shape), mask.reshape(shape)
+
+
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _check_conversations(
+    conversations: Sequence[tuple[list[int], list[bool]]], length: int, where: str, say: Callable[[str], None]
+) -> None:
+    count = len(conversations)
+    long = sum(len(ids) > length for ids, _ in conversations)
+    mute = sum(not any(learnt[:length]) for _, learnt in conversations)
+    if mute == count:
+        raise ConfigError(
+            f"{where}.chat_length: no assistant's turn begins within {length} tokens in any of {count} conversations. "
+            f"Expected turns of the assistant, and a length that reaches them."
+        )
+    if long:
+        say(f"{where}.chat_length: {long / count:.1%} of {count} conversations are cut at {length} tokens.")
+    if mute:
+        say(
+            f"{where}.chat_length: {mute / count:.1%} of {count} conversations teach nothing: no assistant's turn "
+            f"begins within {length} tokens."
+        )
 
 
 def text_key(text: str) -> int:
@@ -244,16 +341,17 @@ def text_key(text: str) -> int:
 
 
 def names_a_side(record: Mapping) -> bool:
-    """Whether a text, question or answer of a record says left or right: its mirror image would make that wrong."""
+    """Whether anything that is said of a record names left or right: its mirror image would make that wrong."""
     texts = [*record.get("texts", ()), *(t for q in record.get("qa", ()) for t in (q["question"], *q["answers"]))]
-    return any(_SIDES.search(text) for text in [*texts, record.get("label") or ""])
+    texts += [record.get("label") or "", *record.get("labels", ()), *chat.words_in(record.get("messages", ()))]
+    return any(_SIDES.search(text) for text in texts)
 
 
 def _hash(data: bytes) -> int:
     return zlib.crc32(data) - 2**31
 
 
-def _pick(
+def pick(
     options: Sequence[Sequence], keys: np.ndarray, purpose: int, k: int, train: bool, nothing: Any
 ) -> tuple[list[list], np.ndarray]:
     """Takes k of each row's options (drawn without replacement in training), -> ([B][k], valid [B, k])."""
@@ -273,49 +371,3 @@ def _answer(answers: Sequence[str], chance: float | None) -> str:
     if chance is None or not answers:
         return answering.most_frequent(answers)
     return answering.normalise(answers[int(chance * len(answers))])
-
-
-@dataclasses.dataclass
-class _Found:
-    """What a scan of the annotations saw."""
-
-    rows: int = 0
-    captions: list[str] = dataclasses.field(default_factory=list)
-    questions: list[str] = dataclasses.field(default_factory=list)
-    answers: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    labels: set[str] = dataclasses.field(default_factory=set)
-    fields: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-
-    def all_texts(self) -> list[str]:
-        return [*self.captions, *self.questions, *sorted(self.answers), *sorted(self.labels)]
-
-
-def _scan(sources: Sequence[Source]) -> _Found:
-    found = _Found()
-    stride = 1 + sum(map(len, sources)) // _SAMPLE
-    for source in sources:
-        for i in range(len(source)):
-            record = source.annotations(i)
-            found.rows += 1
-            found.fields.update(k for k in ("texts", "qa", "label") if record.get(k))
-            found.answers.update(answering.count(record.get("qa", ())))
-            if record.get("label"):
-                found.labels.add(record["label"])
-            if i % stride == 0:
-                found.captions += record.get("texts", ())
-                found.questions += [q["question"] for q in record.get("qa", ())]
-    return found
-
-
-def _expect_feature(feature: str, found: _Found, sources: Sequence[Source]) -> None:
-    names = {"texts": "captions", "qa": "questions with answers", "label": "class labels"}
-    if feature not in FEATURES:
-        raise ConfigError(f"config.tasks: no feature '{feature}'. Expected some of {', '.join(FEATURES)}.")
-    field = _FIELD[feature]
-    if not found.fields[field]:
-        has = [names[k] for k in names if found.fields[k]]
-        raise ConfigError(
-            f"config.tasks: a task wants '{feature}', which needs {names[field]}, but "
-            f"{', '.join(s.name for s in sources)} ({found.rows} rows) has only {' and '.join(has) or 'pictures'}. "
-            f"Choose another task, or data that has them."
-        )

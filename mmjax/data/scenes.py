@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mmjax.data import scene_drawing
+from mmjax.data.index import cache_folder
 from mmjax.data.scene_language import (
     COLORS,
     SHAPES,
@@ -41,6 +43,7 @@ from mmjax.data.scene_language import (
     questions,
 )
 from mmjax.errors import ConfigError
+from mmjax.metrics import progress
 
 __all__ = ["Scenes", "SceneConfig", "caption_is_right", "held_out", "make_record", "parse_caption", "prepare"]
 
@@ -181,7 +184,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        for index in range(config.count(split)):
+        for index in progress(range(config.count(split)), f"scenes ({split})", unit="scene"):
             record = make_record(config.kind, split, index, config.size)
             yield (
                 index,
@@ -196,11 +199,6 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def cache_folder() -> Path:
-    """Where prepared sets lie: `MMJAX_CACHE`, or ~/.cache/mmjax."""
-    return Path(os.environ.get("MMJAX_CACHE") or Path.home() / ".cache" / "mmjax")
-
-
 def prepare(name: str, cache: Path | None = None) -> Path:
     """Draws the set `name` unless it is there, and returns its folder.
 
@@ -209,7 +207,8 @@ def prepare(name: str, cache: Path | None = None) -> Path:
     """
     cache = cache or cache_folder()
     config = SceneConfig.named(name)
-    builder = Scenes(config=name if name in KINDS else config, data_dir=os.fspath(cache))
+    with _quietly():
+        builder = Scenes(config=name if name in KINDS else config, data_dir=os.fspath(cache))
     folder = Path(builder.data_dir)
     if (folder / "dataset_info.json").is_file():
         return folder
@@ -221,6 +220,19 @@ def prepare(name: str, cache: Path | None = None) -> Path:
                 shutil.rmtree(left_over)
             total = sum(config.count(split) for split in SPLITS)
             print(f"Drawing {total:,} scenes into {folder} (once; about {total // 400 + 1} s).", flush=True)
-            with contextlib.redirect_stdout(io.StringIO()):  # it says that it downloads, which it does not
+            with _quietly():
                 builder.download_and_prepare(file_format="array_record")
     return folder
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the notes of tensorflow-datasets: that it downloads, which it does not, and its bars within our bar."""
+    tfds.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        tfds.enable_progress_bar()

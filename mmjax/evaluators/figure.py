@@ -61,6 +61,20 @@ class Evaluator(Protocol):
         """The figures over all rows seen."""
 
 
+class Both:
+    """Two evaluators over the same predictions: the figures of the second after those of the first."""
+
+    def __init__(self, first: Evaluator, second: Evaluator):
+        self._parts = first, second
+
+    def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
+        for part in self._parts:
+            part.update(outputs, batch, annotations)
+
+    def figures(self) -> list[Figure]:
+        return [figure for part in self._parts for figure in part.figures()]
+
+
 def as_json(figures: Sequence[Figure]) -> dict[str, dict[str, Any]]:
     """{"task/metric": {"value", "n", "baseline", "baseline_name", "interval"}}; shares stay between 0 and 1."""
     return {

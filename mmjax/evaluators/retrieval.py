@@ -71,7 +71,7 @@ class Retrieval:
         self._pictures = 0
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
-        valid = np.asarray(batch["valid"], bool)
+        valid = np.asarray(batch["valid"], bool) & batch.get("image_valid", True)
         texts = np.asarray(batch["text_valid"], bool)[valid]
         self._image.append(np.asarray(outputs["image_embedding"], np.float32)[valid])
         self._image_key.append(np.asarray(batch["image_key"])[valid])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from mmjax.errors import ConfigError
-from mmjax.evaluators.classification import Accuracy
-from mmjax.evaluators.figure import Figure, Record
+from mmjax.data.templates import Template
+from mmjax.evaluators.figure import Figure, Record, valid_rows
+from mmjax.evaluators.intervals import bootstrap_interval
 
 
 def average_prompts(embeddings: np.ndarray) -> np.ndarray:
@@ -18,26 +16,37 @@ def average_prompts(embeddings: np.ndarray) -> np.ndarray:
 
 
 class ZeroShot:
-    """`task/zero_shot_accuracy` from outputs `image_embedding` [B, E] and batch `label` [B]; chance is the baseline."""
+    """`task/zero_shot_accuracy` on sets whose captions are their class names in words; chance is the baseline.
 
-    def __init__(self, task: str, *, labels: Sequence[str], class_embedding: np.ndarray):
-        """class_embedding: [C, E], unit length, in the order of `labels` (see `average_prompts`)."""
-        if len(class_embedding) != len(labels):
-            raise ConfigError(
-                f"{task}: {len(class_embedding)} class embeddings for {len(labels)} labels. Expected one each."
-            )
+    Such a set has a template like `prompt="a photo of a {label}."` (`data/templates.py`). Its classes are those that
+    its rows have; the text of a class is the mean over the wordings. No such row: no figure.
+
+    Reads outputs `image_embedding` [B, E], `text_embedding` [B, K, E] (unit length), batch `text_valid` and the
+    annotations' `label` and `prompt`. Keeps the embeddings of the pictures and of the classes.
+    """
+
+    def __init__(self, task: str):
         self.task = task
-        self.class_embedding = np.asarray(class_embedding, np.float32)
-        self._accuracy = Accuracy(task, labels=labels)
+        self._images: list[np.ndarray] = []
+        self._labels: list[str] = []
+        self._classes: dict[str, np.ndarray] = {}
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
-        nearest = (np.asarray(outputs["image_embedding"], np.float32) @ self.class_embedding.T).argmax(axis=1)
-        self._accuracy.update({"class": nearest}, batch, annotations)
+        for row, record in valid_rows(batch, annotations):
+            label, prompt = record.get("label"), record.get("prompt", "")
+            if label and prompt and Template.parse(prompt, self.task).names_only_the_label:
+                self._images.append(np.asarray(outputs["image_embedding"][row], np.float32))
+                self._labels.append(label)
+                if label not in self._classes:
+                    wordings = outputs["text_embedding"][row][batch["text_valid"][row]]
+                    self._classes[label] = average_prompts(wordings[None])[0]
 
     def figures(self) -> list[Figure]:
-        (figure,) = self._accuracy.figures()
-        return [Figure(**{**vars(figure), "name": f"{self.task}/zero_shot_accuracy"})]
-
-    def per_class(self) -> list[tuple[str, int, float]]:
-        """(label, how many pictures, accuracy on them), the most frequent first."""
-        return self._accuracy.per_class()
+        if not self._labels:
+            return []
+        names = sorted(self._classes)
+        nearest = (np.stack(self._images) @ np.stack([self._classes[n] for n in names]).T).argmax(axis=1)
+        hits = np.array([names[i] == label for i, label in zip(nearest, self._labels, strict=True)], float)
+        chance, versus = 1 / len(names), f"chance, 1 of {len(names)}"
+        name = f"{self.task}/zero_shot_accuracy"
+        return [Figure(name, float(hits.mean()), len(hits), chance, versus, bootstrap_interval(hits))]

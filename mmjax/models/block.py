@@ -29,10 +29,35 @@ kernel_init = nn.initializers.xavier_uniform()
 
 
 class Tokens(NamedTuple):
-    """A sequence. x: [B, N, D]; mask: [B, N] bool, True where a token is real, or None where all are."""
+    """A sequence. x: [B, N, D]; mask: [B, N] bool, True where a token is real, or None where all are.
+
+    segments: [B, N] int32 where several rows are packed into one: 1, 2, ... for their tokens, 0 for padding. Rows that
+    are packed together do not see each other.
+    """
 
     x: jax.Array
     mask: jax.Array | None = None
+    segments: jax.Array | None = None
+
+    def of_rows(self, owner: jax.Array) -> Tokens:
+        """Tokens of pictures that were encoded each by itself -> [B, M, D], a memory for packed rows.
+
+        owner: [B, S] int32, the segment that reads picture s of each sequence, 0 where there is no such picture. The
+        pictures are segments already, or rows [B * S, N, D], which then lie side by side.
+        """
+        rows, pictures = owner.shape
+        if self.segments is not None:
+            x, segments = self.x, jnp.take_along_axis(jnp.pad(owner, ((0, 0), (1, 0))), self.segments, 1)
+        else:
+            x, segments = self.x.reshape(rows, -1, self.x.shape[-1]), jnp.repeat(owner, self.x.shape[1], axis=1)
+            if self.mask is not None:
+                segments = jnp.where(self.mask.reshape(rows, -1), segments, 0)
+        return Tokens(x, segments > 0, segments)
+
+
+def same_row(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """Segments [B, N] and [B, M] -> [B, N, M] bool: a token reads those of its own segment, and nobody padding."""
+    return (queries[:, :, None] == keys[:, None]) & (keys > 0)[:, None]
 
 
 @dataclass(frozen=True)
@@ -241,7 +266,7 @@ class Block(nn.Module):
         drop_path: jax.Array | float = 0.0,
         train: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """x: [B, N, D] -> ([B, N, D], the layer's part of the cache)."""
+        """x: [B, N, D] -> ([B, N, D], the layer's part of the cache). memory.mask: [Bm, M], or [B, N, M] pairs."""
         c = self.config
         kept: dict[str, jax.Array] = {}
 
@@ -268,10 +293,10 @@ class Block(nn.Module):
 
         def cross_attention(x: jax.Array) -> jax.Array:
             layer = Attention(c, self.dtype, name="cross_attention")
-            source, seen = (None, memory_mask) if memory is None else memory
+            source, seen = (None, memory_mask) if memory is None else memory[:2]
             old = (past["memory_k"], past["memory_v"]) if memory is None else None
             out, (kept["memory_k"], kept["memory_v"]) = layer(
-                x, source, mask=None if seen is None else seen[:, None], past=old
+                x, source, mask=seen if seen is None or seen.ndim == 3 else seen[:, None], past=old
             )
             return out
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mmjax.config import choice
 from mmjax.errors import ConfigError
 from mmjax.models.dense import Dense, contract
-from mmjax.models.text_encoder import TokenEmbedding, check_positions, positions_of
+from mmjax.models.text_encoder import TokenEmbedding, check_positions, longest, positions_of
 from mmjax.models.transformer import Cache, Tokens, Transformer, TransformerConfig, empty_cache
 
 
@@ -83,6 +83,7 @@ class Decoder(nn.Module):
         mask: jax.Array | None = None,
         memory: Tokens | None = None,
         *,
+        segments: jax.Array | None = None,
         cache: Cache | None = None,
         positions: jax.Array | None = None,
         placed: bool = False,
@@ -93,26 +94,34 @@ class Decoder(nn.Module):
         Args:
           mask: [B, L] bool, real tokens; None: all are.
           memory: Bm rows, Bm dividing B.
+          segments: [B, L] int32, of packed rows, in place of the mask. Each reads the memory's segment of its number,
+            or all of a memory without segments.
           cache: from `start_cache`. The memory is given with the first tokens only.
           positions: [B, L]; None counts the real tokens, those of a prefix included.
-          placed: for "prefix": each row of ids holds an `<image>` placeholder for every memory token, or none at all.
-            Another count makes the row NaN: it cannot be an error inside a compiled step. False: the memory stands
-            before the ids.
+          placed: for "prefix": each row of ids holds an `<image>` placeholder for every memory token, or none at all
+            (packed: for every one that is real). Another count makes the row NaN: it cannot be an error inside a
+            compiled step. False: the memory stands before the ids.
         """
         c = self.config
         x, prefix, before = self.embed.embed(ids), None, 0
+        mask = mask if segments is None else segments > 0
         if memory is not None:
             memory = self._project(memory)
             if c.memory == "prefix":
-                x, mask, prefix, before = self._place(x, ids, mask, memory, placed)
+                if segments is not None:
+                    x, prefix = self._place_packed(x, ids, segments, memory, placed)
+                else:
+                    x, mask, prefix, before = self._place(x, ids, mask, memory, placed)
                 memory = None
         if positions is None:
             start = 0 if cache is None else jnp.sum(cache.valid, 1, keepdims=True, dtype=jnp.int32)
-            positions = positions_of(x.shape[:2], mask, start)
-        x = self.embed.place(x, positions, x.shape[1] if cache is None else cache.valid.shape[1])
+            positions = positions_of(x.shape[:2], mask, start, segments)
+        limit = longest(c, x.shape[1], segments) if cache is None else cache.valid.shape[1]
+        x = self.embed.place(x, positions, limit)
         x, cache = self.transformer(
             x,
             mask=mask,
+            segments=segments,
             causal=True,
             prefix=prefix,
             positions=positions if c.position == "rope" else None,
@@ -148,18 +157,18 @@ class Decoder(nn.Module):
             # Pictures and fused tokens may differ in width: each has its connector.
             name=f"memory_projection_{width}",
         )
-        return Tokens(dense(memory.x), memory.mask)
+        return memory._replace(x=dense(memory.x))
 
     def _place(
         self, x: jax.Array, ids: jax.Array, mask: jax.Array | None, memory: Tokens, placed: bool
     ) -> tuple[jax.Array, jax.Array | None, jax.Array, int]:
         """Embeddings with the memory among them, their mask, which all may see, and how many stand before the ids."""
         rows, count = x.shape[0], memory.x.shape[1]
+        if memory.segments is not None:
+            raise ValueError("decode: the memory is packed; expected the segments of the rows that read it.")
         memory = jax.tree.map(lambda v: jnp.repeat(v, rows // v.shape[0], axis=0), memory)
         if placed:
-            if self.image_id < 0:
-                raise ConfigError("decode: the tokenizer has no <image> token. Expected one, or placed=False.")
-            here = ids == self.image_id
+            here = self._placeholders(ids)
             held = jnp.sum(here, 1)[:, None, None]
             nth = jnp.clip(jnp.cumsum(here, 1) - 1, 0, count - 1)
             x = jnp.where(here[..., None], jnp.take_along_axis(memory.x, nth[..., None], 1), x)
@@ -175,3 +184,27 @@ class Decoder(nn.Module):
             mask = jnp.concatenate([first, mask], 1)
         x = jnp.concatenate([memory.x.astype(x.dtype), x], 1)
         return x, mask, jnp.broadcast_to(prefix, (rows, prefix.size)), count
+
+    def _place_packed(
+        self, x: jax.Array, ids: jax.Array, segments: jax.Array, memory: Tokens, placed: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Embeddings with each segment's memory at its placeholders, and where those are. The n-th placeholder of a
+        sequence is its n-th memory token in the order of the segments.
+        """
+        if not placed or memory.segments is None:
+            raise ValueError("decode: packed rows read a prefix at placeholders, placed=True, from a packed memory.")
+        here = self._placeholders(ids)
+        last = jnp.iinfo(jnp.int32).max  # padding goes to the end
+        order = jnp.argsort(jnp.where(memory.segments > 0, memory.segments, last), axis=1, stable=True)
+        nth = jnp.clip(jnp.cumsum(here, 1) - 1, 0, order.shape[1] - 1)
+        source = jnp.take_along_axis(order, nth, 1)
+        held, real = jnp.sum(here, 1), jnp.sum(memory.segments > 0, 1)
+        fits = (held == real) & jnp.all(~here | (jnp.take_along_axis(memory.segments, source, 1) == segments), 1)
+        x = jnp.where(here[..., None], jnp.take_along_axis(memory.x, source[..., None], 1).astype(x.dtype), x)
+        return jnp.where((fits | (held == 0))[:, None, None], x, jnp.nan), here
+
+    def _placeholders(self, ids: jax.Array) -> jax.Array:
+        """[B, L] bool."""
+        if self.image_id < 0:
+            raise ConfigError("decode: the tokenizer has no <image> token. Expected one, or placed=False.")
+        return ids == self.image_id

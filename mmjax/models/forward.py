@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from mmjax.errors import ConfigError
+from mmjax.models.patch_encoder import Patches
 
 if TYPE_CHECKING:
     from mmjax.models.decoder import Decoded
@@ -39,27 +41,51 @@ class Forward:
         self._kept: dict[str, Any] = {}
 
     def image(self) -> ImageOutput:
-        """The batch's pictures [B, H, W, 3], encoded."""
-        return self._once("image", lambda: self._apply("encode_image", self._feature("image")))
+        """The batch's pictures, encoded: [B, H, W, 3]; [B, S, H, W, 3], then B * S rows; or in their own aspect, as
+        sequences of patches [B, N, P].
+        """
+
+        def make() -> ImageOutput:
+            picture = self._feature("image")
+            if picture.ndim == 3:
+                parts = (self._feature(f"image_{name}") for name in ("position", "grid", "mask"))
+                return self._apply("encode_image", Patches(picture, *parts, self.batch.get("image_segment")))
+            return self._apply("encode_image", picture.reshape(-1, *picture.shape[-3:]))
+
+        return self._once("image", make)
+
+    def pictured(self) -> jax.Array:
+        """[B] bool: real rows that have a picture. A row without one (`image_valid`) holds a blank in its place."""
+        valid = self._feature("valid")
+        return valid & self.batch["image_valid"] if "image_valid" in self.batch else valid
 
     def text(self, feature: str = "text") -> TextOutput:
-        """The texts [B, K, L] of a feature, encoded as [B * K, L]."""
+        """The texts [B, K, L] of a feature, encoded as [B * K, L]; or packed ones [B, L], pooled to [B, S, D]."""
 
         def make() -> TextOutput:
-            ids, mask = self._feature(feature), self._feature(f"{feature}_mask")
+            ids, segments = self._feature(feature), self.segments(feature)
+            if segments is not None:
+                packed = self._feature(f"{feature}_valid").shape[1]
+                return self._apply("encode_text", ids, None, segments, packed=packed, stage=feature)
+            mask = self._feature(f"{feature}_mask")
             return self._apply(
                 "encode_text", ids.reshape(-1, ids.shape[-1]), mask.reshape(-1, mask.shape[-1]), stage=feature
             )
 
         return self._once(f"text/{feature}", make)
 
+    def segments(self, feature: str = "text") -> jax.Array | None:
+        """[B, L] int32 where the texts of a feature are packed: 1, 2, ... for their tokens, 0 for padding."""
+        return self.batch.get(f"{feature}_segment")
+
     def fuse(self, feature: str = "text") -> Fused:
         """The texts of a feature with the pictures; either may be absent from the batch."""
 
         def make() -> Fused:
-            text = self.text(feature).tokens if feature in self.batch else None
-            image = self.image().tokens if "image" in self.batch else None
-            return self.fuse_tokens(text, image)
+            text = self.text(feature) if feature in self.batch else None
+            image = self.memory() if "image" in self.batch else None
+            packed = text.pooled.shape[1] if self.segments(feature) is not None else 0
+            return self._apply("fuse", text and text.tokens, image, packed=packed)
 
         return self._once(f"fuse/{feature}", make)
 
@@ -68,12 +94,28 @@ class Forward:
         return self._apply("fuse", text, image)
 
     def memory(self) -> Tokens:
-        """What a decoder without a text to fuse reads: the patch tokens [B, N, D]."""
-        return self.image().tokens
+        """What texts and a decoder read: the patch tokens [B, N, D]; those of a row without a picture are masked. In
+        packed rows, `image_row` [B, S] says which segment reads which picture.
+        """
+        tokens = self.image().tokens
+        if "image_row" in self.batch:
+            return tokens.of_rows(self.batch["image_row"])
+        if "image_valid" not in self.batch:
+            return tokens
+        mask = jnp.broadcast_to(self.batch["image_valid"][:, None], tokens.x.shape[:2])
+        return tokens._replace(mask=mask if tokens.mask is None else mask & tokens.mask)
 
-    def decode(self, ids: jax.Array, mask: jax.Array | None, memory: Tokens | None, *, placed: bool = False) -> Decoded:
-        """ids: [B * K, L] int32, mask: [B * K, L] bool; memory: [B, N, D] or [B * K, N, D]."""
-        return self._apply("decode", ids, mask, memory, placed=placed)
+    def decode(
+        self,
+        ids: jax.Array,
+        mask: jax.Array | None,
+        memory: Tokens | None,
+        *,
+        segments: jax.Array | None = None,
+        placed: bool = False,
+    ) -> Decoded:
+        """ids: [B * K, L] int32, mask: [B * K, L] bool; memory: [B, N, D] or [B * K, N, D]; segments: see `Decoder`."""
+        return self._apply("decode", ids, mask, memory, segments=segments, placed=placed)
 
     def head(self, name: str, pooled: jax.Array) -> jax.Array:
         """[B, D] -> logits [B, outputs] float32."""

@@ -21,16 +21,14 @@ class AttentionPool(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Tokens) -> jax.Array:
-        """tokens.x: [B, N, D] -> [B, D]."""
-        width = tokens.x.shape[-1]
+    def __call__(self, x: jax.Array, members: jax.Array | None) -> jax.Array:
+        """x: [B, N, D]; members: [B, S, N] bool, the tokens of each of S rows; None: one row of all -> [B, S, D]."""
+        width = x.shape[-1]
         boxed = nn.with_logical_partitioning(nn.initializers.xavier_uniform(), (None, None, "embed"))
         probe = self.param("probe", boxed, (1, 1, width)).astype(self.dtype)
-        mask = None if tokens.mask is None else tokens.mask[:, None]
-        probe = jnp.broadcast_to(probe, (tokens.x.shape[0], 1, width))
-        x, _ = Attention(self.config, self.dtype, name="attention")(probe, tokens.x.astype(self.dtype), mask=mask)
-        x = x + MLP(self.config, self.dtype, name="mlp")(Norm(self.config, self.dtype, name="norm")(x))
-        return x[:, 0]
+        probe = jnp.broadcast_to(probe, (x.shape[0], 1 if members is None else members.shape[1], width))
+        x, _ = Attention(self.config, self.dtype, name="attention")(probe, x.astype(self.dtype), mask=members)
+        return x + MLP(self.config, self.dtype, name="mlp")(Norm(self.config, self.dtype, name="norm")(x))
 
 
 class Pool(nn.Module):
@@ -44,25 +42,41 @@ class Pool(nn.Module):
     eos: int = -1
 
     @nn.compact
-    def __call__(self, tokens: Tokens, ids: jax.Array | None = None) -> jax.Array:
+    def __call__(self, tokens: Tokens, ids: jax.Array | None = None, *, packed: int = 0) -> jax.Array:
         """tokens.x: [B, N, D], ids: [B, N] int32 (for "eos" only) -> [B, D]. "eos" takes the last real token where
         there is none.
+
+        packed: S, how many rows a sequence of packed tokens has at most; then -> [B, S, D], noise where it has fewer.
         """
-        x, mask = tokens
-        if self.how == "first":
-            return x[:, 0]
+        x, mask, segments = tokens
+        if (segments is None) != (packed == 0):
+            raise ValueError(f"pool: found packed={packed}; expected the most rows of a packed sequence, else 0.")
+        if packed:
+            members = segments[:, None] == jnp.arange(1, packed + 1)[:, None]
+        else:
+            members = None if mask is None else mask[:, None]
+        pooled = self._pooled(x, members, ids)
+        return pooled if packed else pooled[:, 0]
+
+    def _pooled(self, x: jax.Array, members: jax.Array | None, ids: jax.Array | None) -> jax.Array:
+        """-> [B, S, D]. members: as in `AttentionPool`."""
         if self.how == "attention":
-            return AttentionPool(self.config, self.dtype, name="pool")(tokens)
-        if mask is None:
-            mask = jnp.ones(x.shape[:2], bool)
+            return AttentionPool(self.config, self.dtype, name="pool")(x, members)
+        if self.how == "first" and (members is None or members.shape[1] == 1):
+            return x[:, :1]
+        if members is None:
+            members = jnp.ones((x.shape[0], 1, x.shape[1]), bool)
         if self.how == "mean":
-            total = contract("bnd,bn->bd", x, mask.astype(x.dtype))
-            return (total / jnp.maximum(1, jnp.sum(mask, 1, keepdims=True))).astype(x.dtype)
-        at = jnp.max(jnp.where(mask, jnp.arange(x.shape[1]), 0), 1)
+            total = contract("bnd,bsn->bsd", x, members.astype(x.dtype))
+            return (total / jnp.maximum(1, jnp.sum(members, -1, keepdims=True))).astype(x.dtype)
+        if self.how == "first":
+            at = jnp.argmax(members, -1)
+        else:
+            at = jnp.max(jnp.where(members, jnp.arange(x.shape[1]), 0), -1)
         if self.how == "eos":
-            is_eos = (ids == self.eos) & mask
-            at = jnp.where(jnp.any(is_eos, 1), jnp.argmax(is_eos, 1), at)
-        return jnp.take_along_axis(x, at[:, None, None], 1)[:, 0]
+            is_eos = (ids == self.eos)[:, None] & members
+            at = jnp.where(jnp.any(is_eos, -1), jnp.argmax(is_eos, -1), at)
+        return jnp.take_along_axis(x, at[..., None], 1)
 
 
 class Head(nn.Module):

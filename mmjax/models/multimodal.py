@@ -18,7 +18,7 @@ from mmjax.models.decoder import Decoded, Decoder, DecoderConfig
 from mmjax.models.dense import Dense
 from mmjax.models.fusion import Fused, Fusion, FusionConfig
 from mmjax.models.heads import Head
-from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig
+from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches
 from mmjax.models.text_encoder import TextEncoder, TextEncoderConfig
 from mmjax.models.transformer import Cache, Tokens
 
@@ -164,8 +164,12 @@ class Multimodal(nn.Module):
             self.log_scale = self.param("contrastive_log_scale", boxed(scale), ())
             self.bias = self.param("contrastive_bias", boxed(bias), ())
 
-    def encode_image(self, image: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> ImageOutput:
-        """image: [B, H, W, 3] uint8, or float that is normalised already; mask: [B, N] bool, real patches."""
+    def encode_image(
+        self, image: jax.Array | Patches, mask: jax.Array | None = None, *, train: bool = False
+    ) -> ImageOutput:
+        """image: [B, H, W, 3] uint8, or float that is normalised already, with mask [B, N] bool, real patches; or
+        `Patches`, of packed pictures too: pooled and embedding are then [B, S, D].
+        """
         self._need("patch_encoder")
         tokens, pooled = self.patch_encoder(image, mask, train=train)
         if not self.contrastive:
@@ -173,16 +177,26 @@ class Multimodal(nn.Module):
         projected = self.image_projection(pooled) if self.config.projection == "both" else pooled
         return ImageOutput(tokens, pooled, _unit(projected))
 
-    def encode_text(self, ids: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> TextOutput:
-        """ids: [B, L] int32; mask: [B, L] bool."""
+    def encode_text(
+        self,
+        ids: jax.Array,
+        mask: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        *,
+        packed: int = 0,
+        train: bool = False,
+    ) -> TextOutput:
+        """ids: [B, L] int32; mask: [B, L] bool. Of `packed` texts a row at most: segments [B, L] int32 in place of the
+        mask; pooled and embedding are then [B, packed, D].
+        """
         self._need("text_encoder")
-        tokens, pooled = self.text_encoder(ids, mask, train=train)
+        tokens, pooled = self.text_encoder(ids, mask, segments, packed=packed, train=train)
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
 
-    def fuse(self, text: Tokens | None, image: Tokens | None, *, train: bool = False) -> Fused:
-        """text: [B * K, L, D] or None; image: [B, N, D] or None."""
-        return self.fusion(text, image, train=train)
+    def fuse(self, text: Tokens | None, image: Tokens | None, *, packed: int = 0, train: bool = False) -> Fused:
+        """text: [B * K, L, D] or None; image: [B, N, D] or None. packed: see `Fusion`."""
+        return self.fusion(text, image, packed=packed, train=train)
 
     def decode(
         self,
@@ -190,6 +204,7 @@ class Multimodal(nn.Module):
         mask: jax.Array | None = None,
         memory: Tokens | None = None,
         *,
+        segments: jax.Array | None = None,
         cache: Cache | None = None,
         position: jax.Array | None = None,
         placed: bool = False,
@@ -197,7 +212,9 @@ class Multimodal(nn.Module):
     ) -> Decoded:
         """See `Decoder`. ids: [B * K, L] int32; memory: [B, N, D]."""
         self._need("decoder")
-        return self.decoder(ids, mask, memory, cache=cache, positions=position, placed=placed, train=train)
+        return self.decoder(
+            ids, mask, memory, segments=segments, cache=cache, positions=position, placed=placed, train=train
+        )
 
     def decoder_logits(self, hidden: jax.Array) -> jax.Array:
         """[B, L, D] -> [B, L, V] float32: the last step of `decode`, for losses that go through the vocabulary in

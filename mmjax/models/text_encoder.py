@@ -105,28 +105,61 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: jax.Array, mask: jax.Array | None = None, *, train: bool = False
+        self,
+        ids: jax.Array,
+        mask: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        *,
+        packed: int = 0,
+        train: bool = False,
     ) -> tuple[Tokens, jax.Array]:
         """ids: [B, L] int32; mask: [B, L] bool, real tokens (None: all are). Returns tokens [B, L, D] and pooled [B,
         D].
+
+        segments: [B, L] int32, of `packed` texts a row at most, in place of the mask; pooled is then [B, packed, D].
         """
         c = self.config.sized("config.model.text_encoder")
         embedding = TokenEmbedding(c, self.vocab_size, self.dtype, name="embed")
-        positions = positions_of(ids.shape, mask)
-        x = embedding.place(embedding.embed(ids), positions, ids.shape[1])
+        mask = mask if segments is None else segments > 0
+        positions = positions_of(ids.shape, mask, segments=segments)
+        x = embedding.place(embedding.embed(ids), positions, longest(c, ids.shape[1], segments))
         x, _ = Transformer(c, self.dtype, name="transformer")(
-            x, mask=mask, causal=c.causal, positions=positions if c.position == "rope" else None, train=train
+            x,
+            mask=mask,
+            segments=segments,
+            causal=c.causal,
+            positions=positions if c.position == "rope" else None,
+            train=train,
         )
-        tokens = Tokens(x, mask)
+        tokens = Tokens(x, mask, segments)
         how = "first" if c.pool == "cls" else c.pool
-        return tokens, Pool(how, c, self.dtype, self.eos, name="pool")(tokens, ids)
+        return tokens, Pool(how, c, self.dtype, self.eos, name="pool")(tokens, ids, packed=packed)
 
 
-def positions_of(shape: tuple[int, ...], mask: jax.Array | None, start: jax.Array | int = 0) -> jax.Array:
-    """Positions [B, L] int32 that count real tokens only, so that padding anywhere shifts nothing."""
+def positions_of(
+    shape: tuple[int, ...],
+    mask: jax.Array | None,
+    start: jax.Array | int = 0,
+    segments: jax.Array | None = None,
+) -> jax.Array:
+    """Positions [B, L] int32 that count real tokens only, so that padding anywhere shifts nothing.
+
+    With segments [B, L], each a stretch of the row, they start anew in each.
+    """
     if mask is None:
         mask = jnp.ones(shape, bool)
-    return jnp.maximum(0, jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1 + start)
+    count = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
+    if segments is not None:
+        begins = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+        count -= jax.lax.cummax(jnp.where(begins, count - mask, 0), axis=1)
+    return jnp.maximum(0, count - 1 + start)
+
+
+def longest(config: Any, length: int, segments: jax.Array | None) -> int:
+    """Tokens that a row of a sequence of `length` may have: packed rows are no longer than `config.length` each, which
+    is what the packer has to see to; a longer one makes its sequence NaN.
+    """
+    return length if segments is None else min(length, config.length)
 
 
 def sincos_1d(length: int, width: int) -> np.ndarray:

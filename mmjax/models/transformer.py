@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.block import POLICIES, Block, Norm, Tokens, TransformerConfig
+from mmjax.models.block import POLICIES, Block, Norm, Tokens, TransformerConfig, same_row
 
 __all__ = ["Cache", "Tokens", "Transformer", "TransformerConfig", "empty_cache"]
 
@@ -52,6 +52,7 @@ class Transformer(nn.Module):
         x: jax.Array,
         *,
         mask: jax.Array | None = None,
+        segments: jax.Array | None = None,
         causal: bool = False,
         prefix: jax.Array | None = None,
         positions: jax.Array | None = None,
@@ -62,6 +63,8 @@ class Transformer(nn.Module):
         """x: [B, N, D] -> ([B, N, D], the cache with x in it).
 
         mask: [B, N] bool, real tokens, or [B, N, N] bool, (query, key) pairs.
+        segments: [B, N] int32, of packed rows (see `Tokens`). They read the memory's segment of their number, or all of
+          a memory without segments. Not with a cache.
         causal: a token sees none after it, except those of prefix [B, N] bool, which all may see.
         positions: [B, N], turns on rotary positions. memory: Bm rows, Bm dividing B.
         cache: attention is causal over its slots; without `memory`, the memory of an earlier step is read again.
@@ -77,8 +80,17 @@ class Transformer(nn.Module):
             if c.dropout:
                 x = nn.Dropout(c.dropout, deterministic=False)(x, rng=first)
         x = nn.with_logical_constraint(x, ("batch", "length", "act_embed"))
+        if segments is not None and cache is not None:
+            raise ValueError("transformer: a cache holds rows that are not packed; found segments.")
         if memory is not None:
-            memory = Tokens(memory.x.astype(self.dtype), memory.mask)
+            seen = memory.mask
+            if memory.segments is not None:
+                if segments is None:
+                    raise ValueError(
+                        "transformer: the memory is packed; expected the segments of the rows that read it."
+                    )
+                seen = same_row(segments, memory.segments)
+            memory = Tokens(memory.x.astype(self.dtype), seen)
         memory_mask = None
         if cache is not None:
             mask, cache = _attend_to_slots(cache, mask, prefix, x.shape[:2])
@@ -86,6 +98,9 @@ class Transformer(nn.Module):
             memory_mask = cache.memory_mask
         else:
             mask = None if mask is None else mask if mask.ndim == 3 else mask[:, None]
+            if segments is not None:
+                own = same_row(segments, segments)
+                mask = own if mask is None else own & mask
             if causal:
                 order = jnp.arange(x.shape[1])
                 seen = order[:, None] >= order

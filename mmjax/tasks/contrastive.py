@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.config import choice
+from mmjax.evaluators.figure import Both
 from mmjax.evaluators.retrieval import Retrieval
+from mmjax.evaluators.zero_shot import ZeroShot
 from mmjax.losses.contrastive import positives_from_keys, sigmoid_contrastive, softmax_contrastive
 from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task
@@ -20,7 +22,8 @@ from mmjax.tasks.task import SumWeight, Task
 class Contrastive(Task):
     """Pairwise sigmoid (Zhai et al., 2023) or softmax (Radford et al., 2021) loss over the whole batch.
 
-    Every caption of a picture, of an identical picture, and every identical caption is a positive.
+    Every caption of a picture, of an identical picture, and every identical caption is a positive. Judged by retrieval,
+    and by zero-shot accuracy on sets whose captions are their class names in words (`prompt="a photo of a {label}."`).
 
     Attributes:
       loss_kind: "sigmoid" or "softmax".
@@ -44,7 +47,8 @@ class Contrastive(Task):
         batch = forward.batch
         images, texts = forward.image().embedding, forward.text("text").embedding
         embeddings = {"image": images, "text": texts.reshape(*batch["text_valid"].shape, texts.shape[-1])}
-        return embeddings, {k: batch[k] for k in ("valid", "image_key", "text_valid", "text_key")}
+        keys = {k: batch[k] for k in ("valid", "image_key", "text_valid", "text_key")}
+        return embeddings, keys | {"pictured": forward.pictured()}
 
     def couple(
         self, embeddings: dict[str, jax.Array], keys: dict[str, jax.Array], scale: tuple[jax.Array, jax.Array]
@@ -56,7 +60,7 @@ class Contrastive(Task):
         of_row = jnp.repeat(jnp.arange(rows), texts)
         text_valid = (keys["text_valid"] & keys["valid"][:, None]).reshape(-1)
         positives = positives_from_keys(keys["image_key"], of_row, keys["text_key"].reshape(-1), text_valid)
-        common = {"positives": positives, "image_valid": keys["valid"], "text_valid": text_valid}
+        common = {"positives": positives, "image_valid": keys["pictured"], "text_valid": text_valid}
         if self.loss_kind == "softmax":
             loss = softmax_contrastive(embeddings["image"], text, scale=jnp.exp(log_scale), **common)
         else:
@@ -72,8 +76,8 @@ class Contrastive(Task):
         embeddings, _ = self.embed(forward)
         return {"image_embedding": embeddings["image"], "text_embedding": embeddings["text"]}
 
-    def evaluator(self, processor: Any, train: Any) -> Retrieval:
-        return Retrieval(self.name, gallery=self.gallery)
+    def evaluator(self, processor: Any, train: Any) -> Both:
+        return Both(Retrieval(self.name, gallery=self.gallery), ZeroShot(self.name))
 
     def describe(
         self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]

@@ -48,7 +48,7 @@ class Matching(Task):
         image, text = forward.image(), forward.text("text")
         first = jnp.arange(rows) * texts  # the first drawn caption of each picture
         own = jax.tree.map(lambda x: x[first], text.tokens)
-        usable = batch["valid"] & batch["text_valid"][:, 0]
+        usable = forward.pictured() & batch["text_valid"][:, 0]
         positives = positives_from_keys(batch["image_key"], jnp.arange(rows), batch["text_key"][:, 0], usable)
         similarity = jnp.where(usable[:, None] & usable, image.embedding @ text.embedding[first].T, -jnp.inf)
         negative = hard_negatives(similarity, positives, forward.rng("matching"), self.temperature)

@@ -27,6 +27,7 @@ KINDS = {
     "captioning": "mmjax.tasks.captioning:Captioning",
     "vqa": "mmjax.tasks.vqa:VQA",
     "classification": "mmjax.tasks.classification:Classification",
+    "chat": "mmjax.tasks.chat:Chat",
 }
 
 

@@ -1,6 +1,7 @@
 """The pipeline: a pure function of (seed, step), exact evaluation, and errors that name the row."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -161,11 +162,51 @@ def test_a_bad_picture_is_named_by_source_and_row(processor, threads, row, damag
 
 
 def test_an_error_of_the_source_is_the_one_that_comes_out(processor):
-    raised = ConfigError("train.csv, row 17: no file")
-    with pytest.raises(ConfigError, match="^train.csv, row 17: no file$"):
+    raised = ConfigError("train.csv, row 17: no json.")
+    with pytest.raises(ConfigError, match="^train.csv, row 17: no json. Or set data.max_bad_fraction"):
         list(pipeline(processor, train=False, broken={6: raised}).batches())
     with pytest.raises(ConfigError, match=r"memory: step 1, rows \[4, 5, 6, 7\].*PermissionError: disk"):
         list(pipeline(processor, train=False, broken={6: PermissionError("disk")}).batches())
+
+
+BROKEN = {2: b"", 5: b"\x00no picture", 7: picture(7)[:-40], 8: FileNotFoundError(2, "", "p8.png")}
+CAUSES = {2: "empty", 5: "not a picture", 7: "truncated", 8: "missing"}
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_bad_rows_are_replaced_and_change_no_other_row(processor, threads, tmp_path):
+    clean = list(pipeline(processor).batches(0, 6))
+    options = {"threads": threads, "max_bad_fraction": 0.4, "bad_file": tmp_path / "bad.jsonl"}
+    p = pipeline(processor, broken=BROKEN, **options)
+    dirty = list(p.batches(0, 6))
+    stood_in = 0
+    for batch, truth in zip(dirty, clean, strict=True):
+        bad = np.isin(truth["row"], list(BROKEN))
+        same({k: v[~bad] for k, v in batch.items()}, {k: v[~bad] for k, v in truth.items()})
+        assert not set(batch["row"]) & set(BROKEN)
+        stood_in += bad.sum()
+    assert stood_in > 4
+    lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert {line["row"]: line["cause"] for line in lines} == CAUSES and len(lines) == 4
+    assert lines[0]["id"].startswith("p") and lines[0]["source"] == "memory"
+    # The rows that stand in are the same after a resume, and nothing is listed twice.
+    again = pipeline(processor, broken=BROKEN, **options)
+    for batch, truth in zip(again.batches(3, 6), dirty[3:], strict=True):
+        same(batch, truth)
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 4
+
+
+def test_bad_rows_do_not_count_in_evaluation(processor):
+    p = pipeline(processor, train=False, broken=BROKEN, max_bad_fraction=0.4)
+    batches = list(p.batches())
+    rows, valid = (np.concatenate([b[k] for b in batches]) for k in ("row", "valid"))
+    assert rows[valid].tolist() == [0, 1, 3, 4, 6, 9, 10]
+    assert p.bad.summary() == "1 empty, 1 missing, 1 not a picture, 1 truncated"
+
+
+def test_too_many_bad_rows_end_the_run(processor):
+    with pytest.raises(ConfigError, match=r"memory: 3 of 11 rows cannot be read .* data.max_bad_fraction of 0.2"):
+        list(pipeline(processor, train=False, broken=BROKEN, max_bad_fraction=0.2).batches())
 
 
 def test_reading_may_stop_at_any_time(processor):

@@ -9,6 +9,7 @@ import pytest
 from mmjax.data.images import Augment, ImageSettings
 from mmjax.data.order import row_keys
 from mmjax.data.processor import Processor, ProcessorConfig, names_a_side, text_key
+from mmjax.data.tokenizer import TokenizerConfig
 from mmjax.errors import ConfigError
 
 
@@ -222,7 +223,7 @@ def test_differences_name_the_fields(processor):
 
 
 def test_a_schema_of_another_version_is_refused(processor):
-    with pytest.raises(ConfigError, match="found schema 99, expected 1"):
+    with pytest.raises(ConfigError, match="found schema 99, expected 2"):
         Processor.from_json({**processor.to_json(), "schema": 99})
 
 
@@ -230,7 +231,119 @@ def test_fitting_twice_gives_the_same_processor(processor):
     assert fit().sha256 == processor.sha256
 
 
-@pytest.mark.parametrize(("field", "value"), [("length", 2), ("captions", 0), ("answers", 0)])
+def test_captions_are_the_first_where_the_choice_is_first():
+    processor = fit(ProcessorConfig(captions=2, caption_choice="first", questions=3))
+    for epoch in range(3):
+        batch = arrays(processor, epoch=epoch)
+        assert decoded(processor, batch["text"])[4] == RECORDS[4]["texts"][:2]
+    assert not np.array_equal(batch["question"], arrays(processor)["question"])  # questions are still drawn
+
+
+def test_no_number_of_captions_takes_all_that_a_row_has():
+    lines = []
+    processor = fit(ProcessorConfig(captions=0), records=[*RECORDS, {"id": "x", "texts": ["one"]}], say=lines.append)
+    assert processor.captions == 5 and "config.processor.captions: 0 takes all; a row has up to 5." in lines
+    batch = arrays(processor, [3], captions=processor.captions)
+    assert sorted(decoded(processor, batch["text"])[0]) == RECORDS[3]["texts"] and batch["text_valid"].all()
+
+
+def test_cleaning_is_the_same_in_training_evaluation_and_prediction():
+    records = [{**r, "texts": ["A &amp;<b>Dog</b>.", "a & Dog"]} for r in RECORDS]
+    clean = ("unescape", "strip_html", "lower", "no_trailing_period")
+    raw = ProcessorConfig(captions=2, clean=clean, tokenizer=TokenizerConfig(lower=False))
+    processor = fit(raw, records)
+    assert processor.cleaned(records[0]["texts"][0]) == "a & dog"
+    for train in (True, False):
+        batch = processor.arrays(records, keys(range(12)), ALL, train=train, captions=2, questions=1)
+        assert decoded(processor, batch["text"]) == [["a & dog"] * 2] * 12
+        assert len(np.unique(batch["text_key"])) == 1  # what reads the same is the same caption
+    ids, mask = processor.encode(records[0]["texts"], processor.length)
+    assert np.array_equal(ids, batch["text"][0]) and np.array_equal(mask, batch["text_mask"][0])
+    again = Processor.from_json(json.loads(json.dumps(processor.to_json())))
+    assert again.clean == clean and again.sha256 == processor.sha256
+    assert fit(dataclasses.replace(raw, clean=()), records).sha256 != processor.sha256
+    with pytest.raises(ConfigError, match=r"config.processor.clean\[0\]: no step 'lwer'"):
+        fit(ProcessorConfig(clean=("lwer",)))
+
+
+def test_several_labels_are_one_row_of_truths():
+    named = {"0": ["dog", "cat"], "1": [], "3": ["owl"]}
+    records = [*({"id": i, "labels": labels} for i, labels in named.items()), {"id": "2"}]
+    processor = fit(records=records, features=frozenset({"labels"}))
+    assert processor.labels == ("cat", "dog", "owl")
+    seen = [*records, {"id": "4", "labels": ["dog", "unheard of"]}]
+    batch = processor.arrays(seen, keys(range(5)), frozenset({"labels"}), train=True, captions=1, questions=1)
+    assert batch["labels"].astype(int).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert batch["labels_valid"].tolist() == [True, True, True, False, True]
+    both = [{"id": "0", "label": "zoo", "labels": ["cat"]}]
+    assert fit(records=both, features=frozenset({"label"})).labels == ("zoo",)
+
+
+def talk(*turns, picture=True):
+    """Messages from texts of the user and the assistant in turn; the picture stands in the first."""
+    parts = [[{"type": "text", "text": text}] for text in turns]
+    parts[0] = [{"type": "image"}] * picture + parts[0]
+    return [{"role": ("user", "assistant")[i % 2], "content": part} for i, part in enumerate(parts)]
+
+
+TALKS = [
+    {"id": "0", "image": b"x", "messages": talk("what is it?", "a cat", "where?", "left of it")},
+    {"id": "1", "messages": talk("who are you?", "a machine", picture=False)},
+    {"id": "2", "image": b"y"},
+]
+CHAT = frozenset({"image", "chat"})
+
+
+def test_conversations_become_ids_with_the_assistants_words_supervised():
+    processor = fit(ProcessorConfig(chat_length=48), TALKS, CHAT)
+    batch = processor.arrays(TALKS, keys(range(3)), CHAT, train=True, captions=1, questions=1)
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+        "image_key": ((3,), "int32"), "image_valid": ((3,), "bool"), "chat": ((3, 48), "int32"),
+        "chat_mask": ((3, 48), "bool"), "chat_supervised": ((3, 48), "bool"),
+    }  # fmt: skip
+    said = [processor.tokenizer.decode(i[s & (i != processor.tokenizer.eos)]) for i, s in
+            zip(batch["chat"], batch["chat_supervised"], strict=True)]  # fmt: skip
+    assert said == ["a cat left of it", "a machine", ""]
+    assert batch["image_valid"].tolist() == [True, False, True]
+    assert (batch["chat"] == processor.tokenizer.image).sum(1).tolist() == [1, 0, 0]
+    assert batch["chat_mask"].sum(1)[2] == 1  # bos alone
+    assert names_a_side(TALKS[0]) and not names_a_side(TALKS[1])
+    again = Processor.from_json(json.loads(json.dumps(processor.to_json())))
+    assert again.sha256 == processor.sha256 and again.chat_template == processor.chat_template
+
+
+def test_a_reply_is_asked_for_by_an_open_turn_of_the_assistant():
+    processor = fit(ProcessorConfig(chat_length=24), TALKS, CHAT)
+    asked = [{"id": "q", "messages": talk("what is it?")}]
+    batch = processor.conversations(asked, pictures=False, reply=True)
+    ids = batch["chat"][batch["chat_mask"]].tolist()
+    marker = processor.tokenizer.tokens(["assistant:"])[0]
+    assert ids[-len(marker) :] == marker and not batch["chat_supervised"].any()
+    given = processor.conversations(TALKS[:1], pictures=True)["chat"][0].tolist()
+    assert given[: len(ids)] == ids  # just as in training
+    with pytest.raises(ConfigError, match="conversation of .* tokens, expected up to 24 .chat_length"):
+        processor.conversations([{"messages": talk("what is it? " * 9)}], pictures=False, reply=True)
+
+
+def test_conversations_that_are_cut_or_teach_nothing_are_said():
+    lines = []
+    mute = {"id": "3", "messages": talk("a", "b")[:1]}
+    fit(ProcessorConfig(chat_length=16), [*TALKS, mute], CHAT, say=lines.append)
+    assert [line.split(": ")[1].split(" ")[:4] for line in lines] == [
+        ["33.3%", "of", "3", "conversations"], ["33.3%", "of", "3", "conversations"],
+    ]  # fmt: skip
+    assert "are cut at 16 tokens" in lines[0] and "teach nothing" in lines[1]
+    with pytest.raises(ConfigError, match="no assistant's turn begins within 24 tokens in any of 1 conversations"):
+        fit(ProcessorConfig(chat_length=24), [mute], CHAT)
+
+
+def test_a_conversation_about_several_pictures_is_refused_at_the_start():
+    several = {"id": "9", "messages": [*talk("a", "b"), *talk("c", "d")]}
+    with pytest.raises(ConfigError, match=r"memory, row 3 \(9\): a conversation about more than one .* 1 of 4 rows"):
+        fit(records=[*TALKS, several], features=CHAT)
+
+
+@pytest.mark.parametrize(("field", "value"), [("length", 2), ("captions", -1), ("answers", 0), ("chat_length", 2)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"config.processor.{field}: found {value}"):
         fit(dataclasses.replace(ProcessorConfig(), **{field: value}))

@@ -1,4 +1,4 @@
-"""Pictures to patch tokens: orientation, sizes, positions, normalisation, masks."""
+"""Pictures to patch tokens: orientation, sizes, positions, normalisation, masks, native aspect."""
 
 import flax.linen as nn
 import jax
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mmjax.config import build
+from mmjax.data.packing import patch_arrays
 from mmjax.errors import ConfigError
-from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, patchify, resample, sincos_2d
+from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches, patchify, reading, resample, sincos_2d
 
 SMALL = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch": 4}
 
@@ -91,3 +92,100 @@ def test_sizes_that_do_not_divide_are_errors():
         encoder.apply({"params": params}, pixels(1, 8, 10, 3))
     with pytest.raises(ConfigError, match="config.p.patch: found 14, expected a power of two"):
         build(PatchEncoderConfig, {"patch": 14, "stem": "conv"}, "config.p")
+
+
+def as_patches(pictures, tokens, packed=0):
+    """Pictures [H, W, 3] as `Patches`: one a row, or all in one row of up to `packed`."""
+    arrays = patch_arrays([pictures] if packed else [[p] for p in pictures], 4, tokens, packed)
+    names = ("image", "image_position", "image_grid", "image_mask")
+    return Patches(*(jnp.asarray(arrays[n]) for n in names), arrays.get("image_segment"))
+
+
+def figures(encoder, params, inputs):
+    """(tokens, pooled, gradient by the parameters of a function of both) of each input, in one compiled program."""
+
+    def loss(params, image):
+        tokens, pooled = encoder.apply({"params": params}, image)
+        mask, packed = tokens.mask, pooled.ndim == 3
+        mask = jnp.ones(tokens.x.shape[:2], bool) if mask is None else mask
+        present = image.grid[..., :1] > 0 if packed else True
+        total = jnp.sum(jnp.sin(tokens.x) * mask[..., None]) + jnp.sum(jnp.cos(pooled), where=present)
+        return total, (tokens, pooled)
+
+    def run(params):
+        made = [jax.grad(loss, has_aux=True)(params, image) for image in inputs]
+        return [(*outputs, gradient) for gradient, outputs in made]
+
+    return jax.jit(run)(params)
+
+
+def same(a, b):
+    """Equal to 1e-5 of the largest value; gradients that are zero but for rounding count by the largest of all."""
+    largest = max(float(jnp.max(jnp.abs(v))) for v in jax.tree.leaves(b))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-6 * largest), a, b)
+
+
+NATIVE = [("cls", "learned"), ("mean", "sincos"), ("attention", "learned")]
+
+
+@pytest.mark.parametrize(("pool", "position"), NATIVE)
+def test_a_square_picture_as_patches_equals_the_plain_path(pool, position):
+    encoder, params = make((8, 8), pool=pool, position=position)
+    picture = np.asarray(pixels(8, 8, 3))
+    plain, native = figures(encoder, params, [jnp.asarray(picture)[None], as_patches([picture], 7)])
+    np.testing.assert_allclose(native[0].x[:, : plain[0].x.shape[1]], plain[0].x, atol=5e-6)
+    np.testing.assert_allclose(native[1], plain[1], atol=5e-6)
+    same(native[2], plain[2])
+
+
+@pytest.mark.parametrize("grid", [(4, 3), (8, 2), (3, 5), (1, 9)])
+def test_positions_are_read_for_every_grid_as_the_plain_path_resamples_them(grid):
+    table = jax.random.normal(jax.random.key(0), (4, 3, 5))
+    down, across = (reading(jnp.arange(n), jnp.array(n), s) for n, s in zip(grid, (4, 3), strict=True))
+    if grid == (4, 3):
+        np.testing.assert_array_equal(down, np.eye(4))
+        np.testing.assert_array_equal(across, np.eye(3))
+    read = np.einsum("ih,jw,hwd->ijd", down, across, table)
+    np.testing.assert_allclose(read, resample(table, grid), atol=1e-6)
+
+
+@pytest.mark.parametrize(("pool", "position"), NATIVE)
+def test_pictures_packed_into_one_row_equal_the_same_apart(pool, position):
+    encoder, params = make((8, 8), pool=pool, position=position)
+    pictures = [np.asarray(pixels(*size, 3)) for size in ((8, 12), (12, 4))]
+    whole = [jnp.asarray(p)[None] for p in pictures]
+    a, b, both = figures(encoder, params, [*whole, as_patches(pictures, 11, packed=3)])
+    assert both[1].shape == (1, 3, 8)
+    for i, alone in enumerate((a, b)):
+        own = np.asarray(both[0].segments[0]) == i + 1
+        np.testing.assert_allclose(both[0].x[0, own], alone[0].x[0], atol=5e-6)
+        np.testing.assert_allclose(both[1][0, i], alone[1][0], atol=5e-6)
+    same(both[2], jax.tree.map(jnp.add, a[2], b[2]))
+
+
+def test_padding_of_patches_changes_nothing():
+    encoder, params = make(pool="attention")
+    patches = as_patches([np.asarray(pixels(8, 8, 3))], 7)
+    dirty = patches._replace(values=jnp.where(patches.mask[..., None], patches.values, 77))
+    apply = jax.jit(lambda p: encoder.apply({"params": params}, p))
+    (clean, pooled), (other, again) = apply(patches), apply(dirty)
+    np.testing.assert_array_equal(pooled, again)
+    np.testing.assert_array_equal(clean.x[:, :4], other.x[:, :4])
+
+
+def test_dropped_patches_of_packed_pictures_keep_their_segments():
+    encoder, params = make(patch_dropout=0.5)
+    patches = as_patches([np.asarray(pixels(8, 8, 3)), np.asarray(pixels(4, 8, 3))], 12, packed=2)
+    apply = jax.jit(lambda rngs: encoder.apply({"params": params}, patches, train=True, rngs=rngs))
+    tokens, pooled = apply({"dropout": jax.random.key(0)})
+    assert tokens.segments.tolist() == [[1, 1, 1, 1, 2, 2]] and pooled.shape == (1, 2, 8)
+
+
+def test_patches_of_another_size_and_a_stem_of_convolutions_are_errors():
+    patches = as_patches([np.asarray(pixels(8, 8, 3))], 4)
+    encoder, params = make(stem="conv")
+    with pytest.raises(ConfigError, match="patch_encoder.stem: 'conv' reads across patches"):
+        encoder.apply({"params": params}, patches)
+    encoder, params = make(patch=2)
+    with pytest.raises(ConfigError, match="patch_encoder.patch: found patches of 48 values in the batch, expected 12"):
+        encoder.apply({"params": params}, patches)

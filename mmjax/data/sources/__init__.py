@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from mmjax.config import choice
-from mmjax.errors import ConfigError, did_you_mean
+from mmjax.errors import ConfigError
 
 Record = dict[str, Any]
 
@@ -22,29 +20,51 @@ class SourceConfig:
     """One source of examples.
 
     Attributes:
-      path: a csv, tsv, jsonl or json file, a folder, or `tfds:scenes/easy`; relative ones start at `data.root`.
+      path: a file or folder in one of the formats, or `tfds:scenes/easy`; relative ones start at `data.root`.
       root: where the relative pictures of a file are looked for (relative: from `data.root`, else from the file); ""
         infers it: beside the file, images/, imgs/, the parent, ...
-      format: "auto" decides by extension and content.
-      split: which split of a tfds set; "" is train.
-      stream, batch_size: see `DataConfig` and `Config`.
+      format: "auto" decides by extension and content; else the name of a format (`sources/sniffing.py`).
+      split: which split of a tfds, parquet, COCO, webdataset or TFRecord folder; "" is train, or the only one.
+      fields: {"image": "url_path", "text": "alt"}: the columns or keys that hold something, where names do not say.
+      prompt: what the texts are put into, e.g. "a photo of a {label}." (`data/templates.py`).
+      stream: the training stream that it feeds; sources of one stream are mixed.
+      weight: its share of the stream's rows, relative to the others'; 0 in all of them takes the numbers of rows.
+      batch_size: of the stream.
       group: True makes a row a picture with all that is said of it, False a row of each line.
+      max_bad_fraction: see `DataConfig`, whose value it takes where it has none.
     """
 
     path: str = ""
     root: str = ""
-    format: str = choice("auto", "csv", "jsonl", "easy_vqa", "folder", "tfds")
+    format: str = "auto"
     split: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = ""
     stream: str = ""
+    weight: float = 0.0
     batch_size: int = 0
     group: bool = True
+    max_bad_fraction: float = 0.0
+
+    def check(self, where: str) -> None:
+        if self.weight < 0:
+            raise ConfigError(f"{where}.weight: found {self.weight}, expected 0 or more.")
+        if not 0 <= self.max_bad_fraction < 1:
+            raise ConfigError(f"{where}.max_bad_fraction: found {self.max_bad_fraction}, expected a share in [0, 1).")
 
 
 class Source(Protocol):
-    """Random access to Records. `annotations(i)` is `source[i]` without its picture, and reads no picture file."""
+    """Random access to Records. `annotations(i)` is `source[i]` without its pictures, and reads no picture file.
+
+    Attributes:
+      name: for messages.
+      fingerprint: equal for equal records in equal order.
+      left_aside: what was found and is not used, with its count: {"column 'url'": 1000}.
+    """
 
     name: str
     fingerprint: str
+    left_aside: Mapping[str, int]
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Record: ...
@@ -60,6 +80,7 @@ class Subset:
             raise IndexError(f"{source.name}: rows out of 0..{len(source) - 1}.")
         self.source = source
         self.name = name or f"{source.name} ({len(self.rows)} of {len(source)} rows)"
+        self.left_aside = source.left_aside
         digest = hashlib.sha256(f"{source.fingerprint}:subset:".encode() + self.rows.astype("<i8").tobytes())
         self.fingerprint = digest.hexdigest()
 
@@ -73,131 +94,57 @@ class Subset:
         return self.source.annotations(int(self.rows[i]))
 
 
-def holdout(source: Source, share: float, seed: int = 0) -> tuple[Subset, Subset]:
-    """Splits off about `share` of the pictures for validation -> (train, validation).
-
-    The side is a hash of the picture's bytes and the seed: identical pictures land on one side, whatever their
-    names, and a row keeps its side when others are added. Every picture is read once (6,000 of 8 KB: 0.6 to 1.4 s).
-    """
-    if not 0 < share < 1:
-        raise ConfigError(f"holdout: found a share of {share}, expected a number between 0 and 1.")
-    key = f"holdout:{seed}".encode()
-    sides: dict[str, bool] = {}
-    side = np.zeros(len(source), bool)
-    for i in range(len(source)):
-        picture = source.annotations(i)["id"]
-        if picture not in sides:
-            digest = hashlib.blake2b(source[i]["image"], digest_size=8, key=key).digest()
-            sides[picture] = int.from_bytes(digest, "big") < share * 2**64
-        side[i] = sides[picture]
-    if side.all() or not side.any():
-        raise ConfigError(
-            f"{source.name}: holding out {share:.0%} of {len(source)} rows leaves {int((~side).sum())} to train on and "
-            f"{int(side.sum())} to validate on. Give a separate validation file, or another share."
-        )
-    train, validation = np.flatnonzero(~side), np.flatnonzero(side)
-    return Subset(source, train, f"{source.name} (train)"), Subset(source, validation, f"{source.name} (validation)")
+def at_most(source: Source, rows: int) -> Source:
+    """The source, or so many of its rows spread evenly, where it has more."""
+    if len(source) <= rows:
+        return source
+    return Subset(source, np.linspace(0, len(source) - 1, rows).astype(np.int64))
 
 
 def open_source(config: SourceConfig, where: str, base: str = "") -> Source:
     """Opens `config.path`, which starts at `base` if it is relative. `where` is the config path, for messages.
 
-    Raises ConfigError before any step where the file is unreadable, a field is unknown or a picture is absent.
+    Raises ConfigError before any step where the file is unreadable, nothing is said of its pictures, or more pictures
+    are absent than `config.max_bad_fraction` allows.
     """
+    from mmjax.data.ranges import path_of
+    from mmjax.data.sources import sniffing  # formats import this module
+
     if not config.path:
-        raise ConfigError(
-            f"{where}.path: empty. Expected a csv, tsv, jsonl or json file, a folder, or tfds:scenes/easy."
-        )
-    if config.path.startswith("tfds:"):
-        if config.format not in ("auto", "tfds"):
-            raise ConfigError(f"{where}.format: found '{config.format}' for '{config.path}', expected tfds or auto.")
-        path = Path(config.path)
+        raise ConfigError(f"{where}.path: empty. Expected a file or folder, or tfds:scenes/easy.")
+    if "://" in config.path or "://" in base:
+        path = path_of(config.path) if "://" in config.path else path_of(base) / config.path
     else:
-        path = Path(base, config.path).expanduser()
-        if not path.exists():
-            raise ConfigError(f"{where}.path: no file or folder '{path}'.{_neighbour(path)}")
-    kind = "tfds" if config.path.startswith("tfds:") else sniff(path, where)
-    if config.format not in ("auto", kind):
-        _check_forced(config.format, kind, path, where)
-        kind = config.format
-    if config.split and kind != "tfds":
+        path = Path(config.path) if config.path.startswith("tfds:") else Path(base, config.path).expanduser()
+    kind = sniffing.sniff(path, where) if config.format == "auto" else sniffing.by_name(config.format, path, where)
+    if config.fields and kind.NAME in ("coco", "vqav2", "easy_vqa", "conversations", "nlvr"):
+        raise ConfigError(f"{where}.fields: given, but {kind.NAME} has names of its own. Leave it out.")
+    if config.split and kind.NAME not in ("tfds", "parquet", "webdataset", "tfrecord", "coco"):
         raise ConfigError(
-            f"{where}.split: found '{config.split}', but {kind} has no splits. Give the split's own file as path."
+            f"{where}.split: found '{config.split}', but {kind.NAME} has no splits. Give the split's own file as path."
         )
-    if config.root and kind not in ("folder", "tfds"):
+    if config.root and path.exists():
         config = replace(config, root=str(_given_root(path, config.root, base, where)))
-    return _openers()[kind](path, config, where)
+    source = kind.open_source(path, config, where)
+    if not len(source):
+        raise ConfigError(f"{source.name}: no rows. {_why_empty(source)}")
+    if config.prompt:
+        from mmjax.data.templates import Templated
+
+        source = Templated(source, config.prompt, f"{where}.prompt")
+    return source
+
+
+def _why_empty(source: Source) -> str:
+    left = ", ".join(f"{what} ({count})" for what, count in source.left_aside.items())
+    return f"All was left aside: {left}." if left else "Expected pictures and what is said of them."
 
 
 def _given_root(path: Path, root: str, base: str, where: str) -> Path:
-    candidates = [Path(base, root).expanduser(), path.parent / root]
+    candidates = [Path(base, root).expanduser(), (path if path.is_dir() else path.parent) / root]
     for folder in candidates:
         if folder.is_dir():
             return folder
     raise ConfigError(
         f"{where}.root: no folder '{candidates[0]}', nor '{candidates[1]}'. Expected where pictures' paths start."
     )
-
-
-def _neighbour(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" There is no folder '{path.parent}' either; set config.data.root."
-    return did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-
-
-def _openers() -> dict[str, Callable[[Path, SourceConfig, str], Source]]:
-    # Imported here, because the formats import this module; and tensorflow_datasets only where it is used.
-    from mmjax.data.sources import easy_vqa, folder, jsonl, table, tfds
-
-    return {
-        "csv": table.open_table,
-        "jsonl": jsonl.open_jsonl,
-        "easy_vqa": easy_vqa.open_easy_vqa,
-        "folder": folder.open_folder,
-        "tfds": tfds.open_tfds,
-    }
-
-
-def sniff(path: Path, where: str) -> str:
-    """The format of a file or folder, by its extension and its first characters."""
-    if path.is_dir():
-        if (path / "dataset_info.json").is_file():
-            return "tfds"
-        return "easy_vqa" if (path / "questions.json").is_file() else "folder"
-    with open(path, "rb") as file:
-        raw = file.read(65536)
-    if b"\0" in raw[:1024]:
-        raise ConfigError(f"{where}.path: '{path}' is not a text file. Expected csv, tsv, jsonl or questions.json.")
-    head = raw.decode("utf-8-sig", errors="replace").lstrip()
-    if not head:
-        raise ConfigError(
-            f"{path}: the file is empty. Expected a csv, tsv or jsonl file with a row for each caption or question."
-        )
-    if head.startswith("{"):
-        try:
-            json.loads(head.splitlines()[0])
-        except ValueError:
-            if path.suffix == ".json":
-                raise ConfigError(
-                    f"{path}: one json object for the whole file, as COCO has it. Expected an object a line (jsonl), "
-                    "or [question, answer, image_id] lists (easy_vqa)."
-                ) from None
-        return "jsonl"
-    if head.startswith("["):
-        if head[1:].lstrip().startswith("["):
-            return "easy_vqa"
-        raise ConfigError(
-            f"{path}: a json list of objects. Expected an object a line (jsonl), or [question, answer, image_id] lists "
-            "(easy_vqa)."
-        )
-    return "csv"
-
-
-def _check_forced(forced: str, found: str, path: Path, where: str) -> None:
-    if path.is_dir() != (forced in ("folder", "tfds")) and not (path.is_dir() and forced == "easy_vqa"):
-        kind = "a folder" if path.is_dir() else "a file"
-        raise ConfigError(f"{where}.format: found '{forced}', but '{path}' is {kind} that looks like {found}.")
-    if not path.is_dir() and forced != found:
-        raise ConfigError(
-            f"{where}.format: found '{forced}', but '{path}' looks like {found}. Leave it out, or set it to {found}."
-        )

@@ -1,21 +1,45 @@
-"""Folders of pictures: a folder a class, `x.png` with its captions in `x.txt`, or plain pictures."""
+"""Folders of pictures: a file about them, a folder a class, `x.png` with its captions in `x.txt`, or plain pictures.
+
+A folder with one annotation file at its top or in annotations/ (train.jsonl, or metadata.csv as Hugging Face's
+imagefolder has it) is opened through that file; `format="folder"` leaves such files aside.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
-from mmjax.data.sources import Record, SourceConfig
+from mmjax.data.sources import Record, Source, SourceConfig, coco, conversations, easy_vqa, nlvr, vqav2
+from mmjax.data.sources.fields import NAMES
+from mmjax.data.sources.json_file import first_keys, head_of
 from mmjax.data.sources.pictures import EXTENSIONS
 from mmjax.errors import ConfigError
+
+NAME = "folder"
+LISTS = (".csv", ".tsv", ".jsonl")
+# A folder for each of these is no folder a class.
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+# What may lie in a folder without a picture: {extension: what it is}.
+CONTENTS = {
+    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"), "sound"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), "video"),
+    **dict.fromkeys((".model", ".vocab", ".bpe"), "vocabularies"),
+    **dict.fromkeys((".safetensors", ".bin", ".npz", ".ckpt", ".h5"), "weights or arrays"),
+    **dict.fromkeys((".zip", ".gz", ".7z"), "packed"),
+}
 
 
 class FolderSource:
     """Pictures below a folder, in the order of their paths; a row is (path, captions, label)."""
 
-    def __init__(self, root: Path, rows: list[tuple[str, list[str], str]], fingerprint: str):
-        self.name, self.fingerprint = root.name, fingerprint
+    def __init__(
+        self, root: Path, rows: list[tuple[str, list[str], str]], fingerprint: str, left_aside: Mapping[str, int]
+    ):
+        self.name, self.fingerprint, self.left_aside = root.name, fingerprint, dict(left_aside)
         self._root, self._rows = root, rows
 
     def __len__(self) -> int:
@@ -36,52 +60,52 @@ class FolderSource:
         return record
 
 
-def open_folder(path: Path, config: SourceConfig, where: str) -> FolderSource:
-    """Opens a folder: captions where text files lie beside the pictures, else labels where there are class folders."""
-    if config.root:
-        raise ConfigError(
-            f"{where}.root: found '{config.root}', but a folder's pictures are in the folder. Leave it out."
-        )
+def claims(path: Path, head: bytes) -> bool:
+    """Any folder that no other format claims."""
+    return path.is_dir()
+
+
+def open_source(path: Path, config: SourceConfig, where: str) -> Source:
+    """Opens a folder: through its annotation file, with the captions beside the pictures, or labelled by class folders.
+
+    Raises ConfigError where it is not clear which of these it is, and for a folder without pictures.
+    """
     files = _files(path)
-    lists = [name for name in files if "/" not in name and name.endswith((".csv", ".tsv", ".jsonl"))]
-    if lists and config.format != "folder":
+    pictures = sorted(name for name in files if _extension(name) in EXTENSIONS)
+    if config.format != "folder" and (about := _annotations(path, files, pictures, where)):
+        return _open_through(path / about, config, where)
+    if config.root or config.fields:
+        given = "root" if config.root else "fields"
         raise ConfigError(
-            f"{where}.path: '{path}' is a folder with {', '.join(sorted(lists))}. Expected only pictures and captions; "
-            f"to train on that file, set {where}.path to it; to leave it aside, set {where}.format to folder."
+            f"{where}.{given}: given for '{path}', a folder without a file about its pictures. Leave it out."
         )
-    pictures = sorted(name for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS)
     if not pictures:
         raise ConfigError(
             f"{where}.path: no picture below '{path}', which holds {_summary(files)}. Expected "
-            f"{', '.join(sorted(EXTENSIONS))} files, or the path of a csv or jsonl file."
+            f"{', '.join(sorted(EXTENSIONS))} files, or a file about them in one of the formats."
         )
-    for name in pictures:
-        if not files[name]:
-            raise ConfigError(f"{path.name}: the file '{name}' is empty. Expected a picture; remove it.")
-    stems = {os.path.splitext(name)[0] for name in files if name.endswith(".txt")}
-    paired = [os.path.splitext(name)[0] in stems for name in pictures]
+    empty = [name for name in pictures if not files[name]]
+    if len(empty) > config.max_bad_fraction * len(pictures):
+        raise ConfigError(
+            f"{path.name}: the file '{empty[0]}' is empty, of {len(empty)} such. Expected a picture; remove it, or set "
+            "data.max_bad_fraction to train without some."
+        )
+    texts = {_stem(name): name for name in files if _extension(name) == ".txt"}
+    paired = [_stem(name) in texts for name in pictures]
     digest = hashlib.sha256(f"folder {len(pictures)} group {config.group}".encode())
+    rows: list[tuple[str, list[str], str]] = []
     if any(paired):
-        if not all(paired):
-            lone = pictures[paired.index(False)]
-            raise ConfigError(
-                f"{path.name}: {sum(paired)} of {len(pictures)} pictures have a text file, '{lone}' has none. Expected "
-                f"'{os.path.splitext(lone)[0]}.txt', a caption a line; write it or move the picture away."
-            )
-        if orphans := sorted(stems - {os.path.splitext(name)[0] for name in pictures}):
-            raise ConfigError(
-                f"{path.name}: '{orphans[0]}.txt' has no picture of that name, nor have {len(orphans) - 1} others. "
-                "Expected captions beside their pictures; move it away."
-            )
-        rows = []
+        _check_pairs(path, pictures, paired, texts)
         for name in pictures:
-            texts = _captions(path, os.path.splitext(name)[0] + ".txt", digest)
-            rows += [(name, texts, "")] if config.group else [(name, [text], "") for text in texts]
+            captions = _captions(path, texts[_stem(name)], digest)
+            rows += [(name, captions, "")] if config.group else [(name, [text], "") for text in captions]
     else:
-        rows = [(name, [], label) for name, label in zip(pictures, _labels(path, pictures), strict=True)]
+        rows = [(name, [], label) for name, label in zip(pictures, _labels(path, pictures, where), strict=True)]
     for name in pictures:
         digest.update(f"\n{name} {files[name]}".encode())
-    return FolderSource(path, rows, digest.hexdigest())
+    used = {*pictures, *(texts.values() if any(paired) else ())}
+    left_aside = Counter(f"'{_extension(name) or name}' files" for name in files if name not in used)
+    return FolderSource(path, rows, digest.hexdigest(), left_aside)
 
 
 def _files(root: Path) -> dict[str, int]:
@@ -94,6 +118,51 @@ def _files(root: Path) -> dict[str, int]:
                 file = os.path.join(folder, name)
                 found[os.path.relpath(file, root).replace(os.sep, "/")] = os.path.getsize(file)
     return found
+
+
+def _annotations(path: Path, files: Iterable[str], pictures: list[str], where: str) -> str:
+    """The one file about the pictures, "" where there is none. ConfigError where there are several, or deeper ones."""
+    stems = {_stem(name) for name in pictures}  # x.json beside x.jpg is about x.jpg, and of no format here
+    lists = sorted(name for name in files if _extension(name) in (*LISTS, ".json") and _stem(name) not in stems)
+    near = [name for name in lists if name.removeprefix("annotations/").count("/") == 0]
+    found = [name for name in near if _says(path / name)]
+    if len(found) == 1:
+        return found[0]
+    if found := found or list(islice((name for name in lists if _says(path / name)), 8)):
+        plain = f"; or, for the pictures alone, {where}.format to folder" if pictures else ""
+        raise ConfigError(
+            f"{where}.path: '{path}' is a folder with {', '.join(found)}. Set {where}.path to the one to open{plain}."
+        )
+    return ""
+
+
+def _says(file: Path) -> bool:
+    """Whether a file is about pictures: every table and jsonl, and the json of a format or that names pictures."""
+    if _extension(file.name) in LISTS:
+        return True
+    head = head_of(file)
+    kinds = (coco, vqav2, easy_vqa, conversations, nlvr)
+    return any(kind.claims(file, head) for kind in kinds) or not set(NAMES["image"]).isdisjoint(first_keys(head))
+
+
+def _open_through(path: Path, config: SourceConfig, where: str) -> Source:
+    from mmjax.data.sources import sniffing  # which imports this module
+
+    return sniffing.sniff(path, where).open_source(path, config, where)
+
+
+def _check_pairs(root: Path, pictures: list[str], paired: list[bool], texts: Mapping[str, str]) -> None:
+    if not all(paired):
+        lone = pictures[paired.index(False)]
+        raise ConfigError(
+            f"{root.name}: {sum(paired)} of {len(pictures)} pictures have a text file, '{lone}' has none. Expected "
+            f"'{_stem(lone)}.txt', a caption a line; write it or move the picture away."
+        )
+    if orphans := sorted(texts.keys() - {_stem(name) for name in pictures}):
+        raise ConfigError(
+            f"{root.name}: '{texts[orphans[0]]}' has no picture of that name, nor have {len(orphans) - 1} others. "
+            "Expected captions beside their pictures; move it away."
+        )
 
 
 def _captions(root: Path, name: str, digest: hashlib._Hash) -> list[str]:
@@ -110,7 +179,7 @@ def _captions(root: Path, name: str, digest: hashlib._Hash) -> list[str]:
     return texts
 
 
-def _labels(root: Path, pictures: list[str]) -> list[str]:
+def _labels(root: Path, pictures: list[str], where: str) -> list[str]:
     """The class folder of each picture; "" for all where there is none, or only one, which tells nothing apart."""
     labels = [name.split("/")[0] if "/" in name else "" for name in pictures]
     if any(labels) and not all(labels):
@@ -118,8 +187,24 @@ def _labels(root: Path, pictures: list[str]) -> list[str]:
         raise ConfigError(
             f"{root.name}: '{loose}' is in no class folder, but {sum(map(bool, labels))} are. Expected all or none."
         )
-    return labels if len(set(labels)) > 1 else [""] * len(labels)
+    kinds = sorted(set(labels))
+    if all(kind.lower() in SPLITS for kind in kinds):
+        raise ConfigError(
+            f"{where}.path: '{root}' holds splits ({', '.join(kinds)}), not classes. Set it to '{root / kinds[0]}'."
+        )
+    return labels if len(kinds) > 1 else [""] * len(labels)
 
 
-def _summary(files: dict[str, int]) -> str:
-    return f"{len(files)} other files such as '{sorted(files)[0]}'" if files else "no file"
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _summary(files: Iterable[str]) -> str:
+    """What lies there, by extension: "3000 .wav files (sound)"."""
+    counts = Counter(map(_extension, files)).most_common(5)
+    kinds = [f"{n} {end or 'other'} files" + (f" ({CONTENTS[end]})" if end in CONTENTS else "") for end, n in counts]
+    return ", ".join(kinds) or "no file"

@@ -1,27 +1,75 @@
 """csv and tsv: a row a caption, a question or a label. Separator, header and the meaning of the columns are inferred.
 
 Read: a header `image,caption`, `filepath<TAB>title`, `image,question,answer`, `image,label`; or two columns without a
-header, a picture's path and a caption.
+header, a picture's path and a caption. As with jsonl, only the places of the rows of a large file are indexed.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mmjax.data.sources import SourceConfig
+import numpy as np
+
+from mmjax.data.sources import Source, SourceConfig
 from mmjax.data.sources.fields import NAMES, meaning
-from mmjax.data.sources.pictures import Line, PictureSource, looks_like_picture, picture_source
+from mmjax.data.sources.line_file import READ_WHOLE, large_source
+from mmjax.data.sources.pictures import Line, looks_like_picture, picture_source
 from mmjax.errors import ConfigError
 
+NAME = "csv"
 SEPARATORS = "\t,;|"
 
 
-def open_table(path: Path, config: SourceConfig, where: str) -> PictureSource:
+def claims(path: Path, head: bytes) -> bool:
+    """Any text file that no other format claims and that is not json."""
+    return bool(head) and b"\0" not in head[:1024] and head.lstrip()[:1] not in (b"{", b"[")
+
+
+def open_source(path: Path, config: SourceConfig, where: str) -> Source:
     """Opens a csv or tsv file. ConfigError names the file and the row, counted from 1 with the header."""
-    return picture_source(path, read_lines(path), config.root, config.group, where)
+    with open(path, "rb") as file:
+        first = file.readline()
+    parse = TableRows(path, _text(first, path.name), config.fields)
+    if path.stat().st_size > READ_WHOLE:
+        return large_source(path, parse, config, where, header=len(first) if parse.header else 0)
+    lines = _read_whole(path, parse)
+    left_aside = {f"column '{name}'": len(lines) for name in parse.left_aside}
+    return picture_source(
+        path, lines, config.root, config.group, where, tolerate=config.max_bad_fraction, left_aside=left_aside
+    )
+
+
+def _read_whole(path: Path, parse: TableRows) -> list[Line]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = parse.reader(file)
+        try:
+            numbered = enumerate(rows, 1)
+            if parse.header:
+                next(numbered)
+            return [parse.line(row, number) for number, row in numbered if any(cell.strip() for cell in row)]
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path.name, error) from None
+        except csv.Error as error:
+            raise _unpaired(f"{path.name}, row {rows.line_num}", error) from None
+
+
+def _text(data: bytes, at: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(at, error) from None
+
+
+def _not_utf8(at: str, error: UnicodeDecodeError) -> ConfigError:
+    return ConfigError(f"{at}: not UTF-8 ({error.reason}, byte {error.start}). Expected a UTF-8 text file.")
+
+
+def _unpaired(at: str, error: csv.Error) -> ConfigError:
+    return ConfigError(f"{at}: {error}. Expected quotation marks in pairs around a field.")
 
 
 def separator(path: Path, first: str) -> str:
@@ -37,50 +85,49 @@ def separator(path: Path, first: str) -> str:
     return best
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """The rows of the file, as lines about pictures."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+class TableRows:
+    """Cells or bytes of a row -> Line; what the first row says of the file.
+
+    Attributes:
+      header: whether the first row is one.
+      left_aside: columns that mean nothing here.
+    """
+
+    def __init__(self, path: Path, first: str, fields: Mapping[str, str]):
+        self._file = path.name
+        # Captions in tsv files hold bare quotation marks; those around a whole cell are taken off in `_plain`.
+        self._mark = separator(path, first)
+        row = next(iter(self.reader([first])))
+        self._columns, self.header, self.left_aside = _columns(path, row, fields)
+        self._width = len(row)
+
+    def reader(self, lines: Any) -> Any:
+        """The csv reader of some lines of the file."""
+        tab = self._mark == "\t"
+        return csv.reader(
+            lines, delimiter=self._mark, quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL, strict=not tab
+        )
+
+    def __call__(self, text: bytes, number: int) -> Line:
+        at = f"{self._file}, row {number}"
         try:
-            first = file.readline()
-            file.seek(0)
-            # Captions in tsv files hold bare quotation marks; those around a whole cell are taken off in `_plain`.
-            mark = separator(path, first)
-            quoting = csv.QUOTE_NONE if mark == "\t" else csv.QUOTE_MINIMAL
-            rows = csv.reader(file, delimiter=mark, quoting=quoting, strict=mark != "\t")
-            yield from _lines(path, ([_plain(cell) for cell in row] for row in rows) if mark == "\t" else rows)
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"{path.name}: not UTF-8 ({error.reason}, byte {error.start}). Expected a UTF-8 text file."
-            ) from None
+            return self.line(next(iter(self.reader([_text(text, at)]))), number)
         except csv.Error as error:
-            raise ConfigError(
-                f"{path.name}, row {rows.line_num}: {error}. Expected quotation marks in pairs around a field."
-            ) from None
+            raise _unpaired(at, error) from None
 
-
-def _lines(path: Path, rows: Iterator[list[str]]) -> Iterator[Line]:
-    columns: dict[str, int] = {}
-    width = 0
-    for number, row in enumerate(rows, 1):
-        if not any(cell.strip() for cell in row):
-            continue
-        if not columns:
-            columns, header = _columns(path, row)
-            width = len(row)
-            if header:
-                continue
-        if len(row) != width:
+    def line(self, row: list[str], number: int) -> Line:
+        if len(row) != self._width:
             raise ConfigError(
-                f"{path.name}, row {number}: {len(row)} columns, expected {width} as in row 1: {_shown(row)}. "
+                f"{self._file}, row {number}: {len(row)} columns, expected {self._width} as in row 1: {_shown(row)}. "
                 "A caption that holds the separator needs quotation marks, or a tab as the separator."
             )
-        cells = {key: row[k].strip() for key, k in columns.items()}
+        cells = {key: self._cell(row[k]) for key, k in self._columns.items()}
         for key, cell in cells.items():
             if not cell:
                 raise ConfigError(
-                    f"{path.name}, row {number}: the {key} is empty. Expected text in every row; remove the row."
+                    f"{self._file}, row {number}: the {key} is empty. Expected text in every row; remove the row."
                 )
-        yield Line(
+        return Line(
             image=cells["image"],
             row=number,
             texts=[cells["text"]] if "text" in cells else [],
@@ -88,6 +135,22 @@ def _lines(path: Path, rows: Iterator[list[str]]) -> Iterator[Line]:
             answers=[cells["answer"]] if "answer" in cells else None,
             label=cells.get("label", ""),
         )
+
+    def _cell(self, cell: str) -> str:
+        return (_plain(cell) if self._mark == "\t" else cell).strip()
+
+    def row_ends(self, chunk: np.ndarray) -> np.ndarray:
+        """A line feed ends a row unless it is within quotation marks."""
+        ends = chunk == 10
+        if self._mark != "\t":
+            ends &= np.bitwise_xor.accumulate((chunk == 34).view(np.uint8)) == 0
+        return ends
+
+    def keys(self, chunk: bytes, count: int) -> list[bytes]:
+        """The pictures' names of the rows in a chunk."""
+        rows = self.reader(f"{line}\n" for line in _text(chunk, self._file).split("\n"))
+        column = self._columns["image"]
+        return [self._cell(row[column]).encode() for row in rows if len(row) > column]
 
 
 def _shown(row: list[str]) -> str:
@@ -99,20 +162,20 @@ def _plain(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', cell) else cell
 
 
-def _columns(path: Path, row: list[str]) -> tuple[dict[str, int], bool]:
-    """({meaning: column}, whether the row is a header)."""
+def _columns(path: Path, row: list[str], fields: Mapping[str, str]) -> tuple[dict[str, int], bool, tuple[str, ...]]:
+    """({meaning: column}, whether the row is a header, columns left aside)."""
     if any(looks_like_picture(cell) for cell in row):
         if len(row) == 2 and looks_like_picture(row[0]):
-            return {"image": 0, "text": 1}, False
+            return {"image": 0, "text": 1}, False, ()
         raise ConfigError(
             f"{path.name}, row 1: {len(row)} columns and no header: {_shown(row)}. Expected a header that names "
             "the columns, such as image,question,answer, or two columns without one: a picture's path and its caption."
         )
-    names = {alias for aliases in NAMES.values() for alias in aliases}
+    names = {*(alias for aliases in NAMES.values() for alias in aliases), *(name.lower() for name in fields.values())}
     if not any(cell.strip().lower() in names for cell in row):
         raise ConfigError(
             f"{path.name}, row 1: neither a header nor a picture's path in {_shown(row)}. Expected a header such as "
             "image,caption, or a path that ends in .jpg, .png, .webp, ... and a caption."
         )
-    found = meaning(row, f"{path.name}, row 1")
-    return {key: row.index(name) for key, name in found.items()}, True
+    found, left_aside = meaning(row, f"{path.name}, row 1", fields)
+    return {key: row.index(name) for key, name in found.items()}, True, left_aside

@@ -1,4 +1,6 @@
-"""Folders: class folders are labels, text files beside the pictures are captions, anything in between is an error."""
+"""Folders: a list is opened; class folders are labels, texts beside pictures captions; anything in between is wrong."""
+
+import json
 
 import pytest
 
@@ -7,9 +9,10 @@ from mmjax.errors import ConfigError
 
 
 def opened(folder, files, **options):
+    folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return open_source(SourceConfig(path=str(folder), **options), "config.data.train")
 
 
@@ -34,11 +37,43 @@ def test_texts_pair_by_the_whole_relative_path(tmp_path):
     assert opened(tmp_path, {"p/1.txt": b"one\n\n twu \n"}).fingerprint != source.fingerprint
 
 
-def test_a_list_beside_the_pictures_is_left_aside_only_when_asked(tmp_path):
-    files = {"dog/a.jpg": b"A", "cat/b.jpg": b"B", "train.csv": b"image,caption"}
-    with pytest.raises(ConfigError, match="format to folder"):
-        opened(tmp_path, files)
-    assert len(opened(tmp_path, {}, format="folder")) == 2
+def test_a_folder_is_opened_through_its_one_list(tmp_path):
+    pictures = {"images/a.jpg": b"A", "images/b.jpg": b"B"}
+    source = opened(tmp_path / "x", {**pictures, "train.csv": b"image,caption\na.jpg,one\n"})
+    assert [source[i] for i in range(len(source))] == [{"id": "a.jpg", "texts": ["one"], "image": b"A"}]
+    nested = {
+        "train2017/a.jpg": b"A",
+        "annotations/list.json": json.dumps([{"image": "train2017/a.jpg", "caption": "x"}]),
+    }
+    assert opened(tmp_path / "y", nested)[0] == {"id": "train2017/a.jpg", "texts": ["x"], "image": b"A"}
+    hub = {"a.jpg": b"A", "metadata.jsonl": b'{"file_name": "a.jpg", "text": "x", "more": 1}'}  # imagefolder
+    assert opened(tmp_path / "z", hub)[0] == {"id": "a.jpg", "texts": ["x"], "image": b"A"}
+    renamed = {"a.jpg": b"A", "metadata.jsonl": b'{"file_name": "a.jpg", "alt": "x"}'}
+    assert opened(tmp_path / "w", renamed, fields={"text": "alt"})[0]["texts"] == ["x"]
+
+
+def test_of_several_lists_one_is_chosen(tmp_path):
+    files = {"dog/a.jpg": b"A", "cat/b.jpg": b"B", "train.csv": b"image,caption", "annotations/dev.jsonl": b"{}"}
+    with pytest.raises(ConfigError, match="annotations/dev.jsonl, train.csv. Set .*path to .*format to folder"):
+        opened(tmp_path / "x", files)
+    plain = opened(tmp_path / "x", {}, format="folder")
+    assert [plain.annotations(i)["label"] for i in range(2)] == ["cat", "dog"]
+    assert plain.left_aside == {"'.csv' files": 1, "'.jsonl' files": 1}
+    with pytest.raises(
+        ConfigError, match=r"with deep/train/list.csv. Set config.data.train.path to the one to open\.$"
+    ):
+        opened(tmp_path / "y", {"deep/train/list.csv": b"image,caption", "deep/dev/readme.json": b"[1]"})
+
+
+def test_json_about_one_picture_or_about_none_is_no_list(tmp_path):
+    files = {"1.jpg": b"A", "1.txt": b"one", "1.json": b'{"image": "x", "caption": "one"}', "classes.json": b'["a"]'}
+    source = opened(tmp_path, files)
+    assert source[0] == {"id": "1.jpg", "texts": ["one"], "image": b"A"}
+    assert source.left_aside == {"'.json' files": 2}
+
+
+def test_case_of_extensions_does_not_matter(tmp_path):
+    assert opened(tmp_path, {"a.JPG": b"A", "a.TXT": b"one"})[0] == {"id": "a.JPG", "texts": ["one"], "image": b"A"}
 
 
 def test_plain_pictures_have_no_label(tmp_path):
@@ -49,14 +84,20 @@ def test_plain_pictures_have_no_label(tmp_path):
 @pytest.mark.parametrize(
     "files,message",
     [
-        ({"a.md": b"x"}, "no picture below .* 1 other files such as 'a.md'"),
+        ({"a.md": b"x"}, "no picture below .* 1 .md files"),
+        ({"a.wav": b"x", "b.wav": b"x", "c.mov": b"y"}, r"2 .wav files \(sound\), 1 .mov files \(video\)"),
+        ({}, "which holds no file"),
+        ({"train/a.jpg": b"A", "test/b.jpg": b"B"}, r"holds splits \(test, train\), not classes"),
+        (
+            {"train/cat/a.jpg": b"A", "train/dog/b.jpg": b"B"},
+            r"holds splits \(train\), not classes. Set it to '.*train'",
+        ),
         ({"a.jpg": b"A", "a.txt": b"x", "b.jpg": b"B"}, "'b.jpg' has none. Expected 'b.txt'"),
         ({"a.jpg": b"A", "a.txt": b"x", "b.txt": b"y"}, "'b.txt' has no picture"),
         ({"a.jpg": b"A", "a.txt": b"\n"}, "'a.txt' is empty"),
         ({"a.jpg": b"A", "a.txt": b"\xff\xfe"}, "'a.txt' is not UTF-8"),
         ({"a.jpg": b""}, "the file 'a.jpg' is empty"),
         ({"a.jpg": b"A", "dog/b.jpg": b"B", "cat/b.jpg": b"B"}, "'a.jpg' is in no class folder"),
-        ({"images/a.jpg": b"A", "train.csv": b"image,caption"}, "a folder with train.csv"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, files, message):

@@ -56,10 +56,10 @@ FINE = {"image": "a.jpg", "caption": "x"}
     [
         ("{oops", "train.jsonl, row 2: not json"),
         ("[1, 2]", "row 2: found a json list"),
-        ({"image": "a.jpg", "conversations": []}, r"row 2: unknown 'conversations' in \(image, conversations\)"),
+        ({"image": "a.jpg", "conversations": []}, r"row 2: only an image in \(image, conversations\)"),
         ({"image": "a.jpg", "caption": ""}, "row 2: caption: found ''"),
         ({"image": "a.jpg", "captions": []}, "row 2: caption: an empty list"),
-        ({"image": ["a.jpg"], "caption": "x"}, "row 2: image: found"),
+        ({"image": [], "caption": "x"}, "row 2: image: an empty list"),
         ({"image": "a.jpg", "question": "q", "answers": [{"answer": "x"}]}, "row 2: answer: found"),
         ({"image": "b.jpg", "caption": "x"}, "row 2: no file 'b.jpg'"),
     ],

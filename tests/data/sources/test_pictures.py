@@ -53,7 +53,7 @@ def test_any_absent_picture_is_named_at_opening(tmp_path):
         opened(path)
     assert str(error.value) == (
         f"train.csv, row 17: no file '15.jpg' below {tmp_path}/lists/images. The first 16 rows are fine; set "
-        "config.data.train.root if the pictures are elsewhere."
+        "config.data.train.root if the pictures are elsewhere, or data.max_bad_fraction to train without some."
     )
     (tmp_path / "lists" / "images" / "15.jpg").write_bytes(b"")
     with pytest.raises(ConfigError, match="row 17: the file '15.jpg' below .* is empty"):

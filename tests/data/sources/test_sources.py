@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmjax.data.sources import SourceConfig, Subset, holdout, open_source
+from mmjax.data.sources import SourceConfig, Subset, open_source
 from mmjax.errors import ConfigError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
@@ -14,7 +14,7 @@ SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
 class Pictures:
     """A source in memory: `contents` are the bytes of its pictures."""
 
-    name, fingerprint = "pictures", "0"
+    name, fingerprint, left_aside = "pictures", "0", {}
 
     def __init__(self, contents):
         self.contents = contents
@@ -38,42 +38,17 @@ def test_a_subset_is_a_view():
         Subset(source, np.array([3]))
 
 
-def test_holdout_is_a_partition_that_keeps_its_sides():
-    contents = [f"picture {i}".encode() for i in range(1000)]
-    train, validation = holdout(Pictures(contents), 0.2, seed=1)
-    assert sorted([*train.rows, *validation.rows]) == list(range(1000))
-    assert abs(len(validation) - 200) < 60
-    # Rows that are added, or another order, move nobody.
-    more = Pictures([b"new", *contents[::-1]])
-    held = {more.contents[i] for i in holdout(more, 0.2, seed=1)[1].rows} - {b"new"}
-    assert held == {contents[i] for i in validation.rows}
-    assert set(holdout(Pictures(contents), 0.2, seed=2)[1].rows) != set(validation.rows)
-
-
-def test_identical_pictures_are_held_out_together():
-    contents = [f"picture {i % 50}".encode() for i in range(150)]
-    train, validation = holdout(Pictures(contents), 0.3)
-    assert not {contents[i] for i in train.rows} & {contents[i] for i in validation.rows}
-
-
-def test_holding_out_everything_or_nothing_is_an_error():
-    with pytest.raises(ConfigError, match="leaves"):
-        holdout(Pictures([b"a"]), 0.5)
-    with pytest.raises(ConfigError, match="share of 1.5"):
-        holdout(Pictures([b"a"]), 1.5)
-
-
 @pytest.mark.parametrize(
     "name,text,options,message",
     [
         ("x.csv", "image,caption\n", {"path": ""}, r"config\.data\.train\.path: empty"),
         ("train.csv", "", {"path": "trian.csv"}, "no file or folder .*Did you mean 'train.csv'"),
-        ("x.json", '{"images": [\n1]}', {}, "one json object for the whole file"),
-        ("x.json", '[{"image": "a.jpg"}]', {}, "a json list of objects"),
+        ("x.json", '{"images": [\n1]}', {}, r"is json with \(images\)"),
+        ("x.json", '[{"image": "a.jpg"}]', {}, "x.json, row 1: only an image"),
         ("x.csv", '{"image": "a.jpg"}', {"format": "csv"}, "looks like jsonl"),
         ("x.csv", "image,caption\n", {"format": "folder"}, "is a file that looks like csv"),
         ("x.csv", "image,caption\n", {"split": "test"}, "csv has no splits"),
-        ("x.parquet", "PAR1\0\0", {}, "not a text file"),
+        ("x.parquet", "PAR1\0\0", {}, "not readable as parquet"),
     ],
 )
 def test_what_cannot_be_opened_says_what_it_looks_like(tmp_path, name, text, options, message):

@@ -56,14 +56,14 @@ def test_questions_and_labels(tmp_path):
 @pytest.mark.parametrize(
     "text,message",
     [
-        ("", "the file is empty"),
+        ("", "is empty. Expected a row"),
         ("image,caption\n", "no rows"),
         ("image,caption\na.jpg,two\na.jpg,two, three\n", "train.csv, row 3: 3 columns, expected 2"),
         ("image,caption\na.jpg,two\nb.png,\n", "train.csv, row 3: the text is empty"),
         ("image,captoin\na.jpg,two\n", r"row 1: unknown 'captoin' in \(image, captoin\).*Did you mean 'caption'"),
         ("image,caption,text\na.jpg,a,b\n", "both 'caption' and 'text' could be the text"),
         ("caption,label\na,b\n", r"no image field in \(caption, label\)"),
-        ("image,question\na.jpg,b\n", "expected question and answer together"),
+        ("image,question\na.jpg,b\n", "question without answer"),
         ("image,id\na.jpg,b\n", "only an image"),
         ("a.jpg,what?,dog\n", "3 columns and no header"),
         ("hello there\n", "one column only"),
