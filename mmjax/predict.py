@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mmjax import report, sharding
+from mmjax.data.image_files import PictureError
 from mmjax.errors import ConfigError
 from mmjax.models.forward import Forward
 from mmjax.tasks import Task
@@ -49,7 +50,7 @@ def read(path: Path, trained: Trained) -> np.ndarray:
     """A picture file as the model sees it in evaluation: uint8 [H, W, 3]."""
     try:
         return trained.processor.image_pil(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, PictureError) as error:
         raise ConfigError(f"--image: '{path}' is not a picture that can be read ({error}).") from error
 
 
