@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,6 +268,6 @@ def _shrink_sources(node: Any) -> None:
     if "batch_size" in node:
         node["batch_size"] = 8
     if isinstance(node.get("path"), str) and node["path"].startswith("tfds:scenes/"):
-        node["path"] += "_16train"
+        node["path"] = re.sub(r"(_\d+train)?$", "_16train", node["path"], count=1)
     for value in node.values():
         _shrink_sources(value)
