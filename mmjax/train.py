@@ -32,7 +32,7 @@ from mmjax.train_step import Objective, State, make_train_step
 PREEMPTED = 75
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
 _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples",
-               "data.threads", "data.test", "data.eval", "train.max_bad_steps")  # fmt: skip
+               "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps")  # fmt: skip
 
 
 class Diverged(Exception):
@@ -226,7 +226,11 @@ def _check_continuation(
     saved: Mapping[str, Any], now: Mapping[str, Any], config: Config, processor: Processor, data: assemble.Data
 ) -> None:
     """A run goes on only with the data, model and updates that it began with."""
-    changed = {k: v for k, v in differences(saved["config"], now["config"]).items() if not k.startswith(_MAY_CHANGE)}
+    changed = {
+        k: v
+        for k, v in differences(saved["config"], now["config"]).items()
+        if not k.startswith(_MAY_CHANGE) and not k.endswith("max_bad_fraction")  # what is tolerated moves no row
+    }
     changed.update({f"data ({k})": v for k, v in differences(saved["fingerprint"], now["fingerprint"]).items()})
     if changed:
         lines = "\n".join(f"  config.{k}: was {old!r}, is {new!r}" for k, (old, new) in changed.items())

@@ -41,6 +41,8 @@ def _contents(source: Source) -> np.ndarray:
                 data = source[i].get("image") or data
         return _hash(data)
 
+    if len(source) > READ_ALL:
+        print(f"{source.name}: {len(source):,} rows, too many to read each picture: equal names count as equal ones.")
     with ThreadPoolExecutor(4) as pool:
         hashes = pool.map(of, range(len(source)))
         bar = progress(range(len(source)), f"pictures of {source.name}", unit="row")

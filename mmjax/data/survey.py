@@ -62,6 +62,11 @@ class Survey:
     def of(sources: Sequence[Source]) -> Survey:
         """Reads every annotation of the sources once (of a source above _ROWS so many rows), and no picture."""
         found = Survey(sources)
+        for source in sources:
+            if len(source) > _ROWS:
+                print(
+                    f"{source.name}: vocabulary, answers and labels are taken from {_ROWS:,} of {len(source):,} rows."
+                )
         sources = [at_most(source, _ROWS) for source in sources]
         total = sum(map(len, sources))
         texts_every, chats_every = 1 + total // _SAMPLE, 1 + total // _CHATS

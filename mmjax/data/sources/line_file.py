@@ -62,6 +62,10 @@ def large_source(path: Path, parse: RowFormat, config: SourceConfig, where: str,
     made = index(kind, [path], lambda: _build(path, parse, header, config.group))
     lines = LineFile(path, parse, made["offsets"], 2 if header else 1)
     base = Path(config.root) if config.root else infer_root(path, lines)
+    if len(lines) > CHECKED:
+        print(
+            f"{path.name}: pictures are looked for at {CHECKED:,} of {len(lines):,} rows; the others as they are read."
+        )
     spread = range(0, len(lines), -(-len(lines) // CHECKED))
     check_pictures(path, (lines[i] for i in spread), base, where, config.max_bad_fraction)
     groups = Groups(made["starts"], made["order"]) if "starts" in made else None

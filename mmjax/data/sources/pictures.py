@@ -67,11 +67,7 @@ class Groups:
 
 
 class PictureSource:
-    """Lines about picture files, as a Source. A row is a picture with all its lines, by first appearance, or a line.
-
-    Attributes:
-      missing: (line, what is wrong) of the pictures that were looked for and are not there.
-    """
+    """Lines about picture files, as a Source. A row is a picture with all its lines, by first appearance, or a line."""
 
     def __init__(
         self,
