@@ -21,7 +21,7 @@ from mmjax.data.splits import holdout, overlap
 from mmjax.errors import ConfigError
 from mmjax.experiment import Config
 from mmjax.models.multimodal import Multimodal, TokenIds, initialise, resolve_dtype
-from mmjax.train_step import State, flat_names, new_state
+from mmjax.train_step import Flat, State, flat_names, new_state
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,23 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
     return Plan(placed, tuple(trainable), tuple(frozen), tx, schedule, total, abstract, shardings)
 
 
-def initial_state(config: Config, model: Multimodal, plan: Plan) -> State:
-    """The state before the first update, born in its shardings."""
+def initial_params(config: Config, model: Multimodal, placed: Layout) -> Flat:
+    """Every parameter as the run begins with it, {flat name: array}, each born in its sharding."""
     import flax.linen as nn
 
-    def make(key: jax.Array) -> State:
-        params = flat_names(nn.meta.unbox(initialise(model, key)))
-        return new_state(
-            {n: params[n] for n in plan.trainable}, {n: params[n] for n in plan.frozen}, plan.tx, config.train.ema > 0
-        )
+    make = lambda key: flat_names(nn.meta.unbox(initialise(model, key)))  # noqa: E731
+    return sharding.jit(placed.mesh, make, out_shardings=dict(placed.shardings))(jax.random.key(config.train.seed))
 
-    return sharding.jit(plan.layout.mesh, make, out_shardings=plan.shardings)(jax.random.key(config.train.seed))
+
+def initial_state(config: Config, model: Multimodal, plan: Plan) -> State:
+    """The state before the first update, in its shardings."""
+
+    def make(params: Flat) -> State:
+        trained, frozen = ({n: params[n] for n in names} for names in (plan.trainable, plan.frozen))
+        return new_state(trained, frozen, plan.tx, config.train.ema > 0)
+
+    build = sharding.jit(plan.layout.mesh, make, donate_argnums=0, out_shardings=plan.shardings)
+    return build(initial_params(config, model, plan.layout))
 
 
 def train_pipelines(
