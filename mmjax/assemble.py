@@ -81,7 +81,8 @@ def fit_processor(config: Config, data: Data) -> Processor:
 def token_ids(processor: Processor) -> TokenIds:
     """What the model must know of the tokenizer."""
     t = processor.tokenizer
-    return TokenIds(t.vocab_size, t.pad, t.bos, t.eos, t.image)
+    first = (t.bos if t.start != t.bos else None) if t.reads_bos else -1
+    return TokenIds(t.vocab_size, t.pad, t.start, t.eos, t.image, read_bos=first, read_eos=t.reads_eos)
 
 
 def build_model(config: Config, processor: Processor) -> Multimodal:
