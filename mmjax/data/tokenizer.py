@@ -176,7 +176,7 @@ class Tokenizer:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """{"tokenizer_json": the whole tokenizer.json as a string, "special": {"bos": ...}, and what options it has}."""
+        """{"tokenizer_json": the whole tokenizer.json as a string, "special": {"bos": ...}, options that are set}."""
         return {"tokenizer_json": self.backend.to_str(), "special": dataclasses.asdict(self.special), **self.options}
 
     @staticmethod

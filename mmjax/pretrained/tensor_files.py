@@ -62,8 +62,8 @@ def open_tensors(folder: Path, where: str) -> dict[str, Stored]:
     """{key: tensor} of a folder's safetensors files; no number is read.
 
     Raises:
-      ConfigError: no weights, weights of another format, a file that is missing, cut off or no safetensors, a key in two
-        files, or an index that does not tell what is in the files.
+      ConfigError: no weights, weights of another format, a file that is missing, cut off or no safetensors, a key in
+        two files, or an index that does not tell what is in the files.
     """
     if not (folder / INDEX).is_file():
         if (folder / WHOLE).is_file():
@@ -148,7 +148,7 @@ class ToWrite(NamedTuple):
 
 
 def write_tensors(folder: Path, tensors: Sequence[ToWrite], shard_bytes: int = SHARD_BYTES) -> list[Path]:
-    """Writes one file, or several with an index where all are above `shard_bytes`; one tensor is in memory at a time."""
+    """Writes one file, or several with an index where all exceed `shard_bytes`; one tensor is in memory at a time."""
     shards = list(_split(tensors, shard_bytes))
     if len(shards) == 1:
         return [_write(folder / WHOLE, shards[0])]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -123,7 +121,7 @@ class Weights:
             other = self.folder.tensors[key].map().reshape(-1)
             if not all(np.array_equal(one[i : i + _BLOCK], other[i : i + _BLOCK]) for i in range(0, one.size, _BLOCK)):
                 raise ConfigError(
-                    f"{self.folder.where}: '{first}' and '{key}' of '{self.folder.path}' are the same parameter here, but "
+                    f"{self.folder.where}: '{first}' and '{key}' of '{self.folder.path}' are one parameter here, but "
                     "differ in the files."
                 )
 
