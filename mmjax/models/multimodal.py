@@ -58,15 +58,15 @@ class ModelConfig:
 
     def check(self, where: str) -> None:
         """Called by `config.build`, after the parts were checked."""
-        if self.patch_encoder is None and self.text_encoder is None:
-            raise ConfigError(f"{where}: neither patch_encoder nor text_encoder. Expected at least one of them.")
+        like = self.text_encoder or self.patch_encoder or self.decoder
+        if like is None:
+            raise ConfigError(f"{where}: no patch_encoder, text_encoder or decoder. Expected at least one of them.")
         if self.projection == "text" and self.patch_encoder is not None:
             width = self.patch_encoder.sized(f"{where}.patch_encoder").width
             if self.embed_dim not in (0, width):
                 raise ConfigError(
                     f"{where}.embed_dim: found {self.embed_dim}; with projection 'text' expected 0 or {width}."
                 )
-        like = self.text_encoder or self.patch_encoder
         self.fusion.sized(f"{where}.fusion", like.sized(where))
 
 
@@ -80,13 +80,22 @@ CONTRASTIVE_START = {"sigmoid": (math.log(10), -10.0), "softmax": (math.log(1 / 
 
 
 class TokenIds(NamedTuple):
-    """Of the tokenizer; image is the `<image>` placeholder, -1 where there is none."""
+    """Of the tokenizer.
+
+    Attributes:
+      bos: what a written text starts with.
+      image: the `<image>` placeholder, -1 where there is none.
+      read_bos: what stands in its place where the text encoder reads; -1: nothing; None: the same.
+      read_eos: whether the text encoder reads eos.
+    """
 
     vocab_size: int = 0
     pad: int = 0
     bos: int = 1
     eos: int = 2
     image: int = -1
+    read_bos: int | None = None
+    read_eos: bool = True
 
 
 class HeadSpec(NamedTuple):
@@ -140,15 +149,15 @@ class Multimodal(nn.Module):
         c, dtype = self.config, jnp.dtype(self.dtype)
         patch = c.patch_encoder and c.patch_encoder.sized("config.model.patch_encoder")
         text = c.text_encoder and c.text_encoder.sized("config.model.text_encoder")
-        fusion = c.fusion.sized("config.model.fusion", text or patch)
+        decoder = c.decoder and c.decoder.sized("config.model.decoder")
+        fusion = c.fusion.sized("config.model.fusion", text or patch or decoder)
         if patch:
             self.patch_encoder = PatchEncoder(patch, self.image_size, self.mean, self.std, dtype)
         if text:
             self.text_encoder = TextEncoder(text, self.tokens.vocab_size, self.tokens.eos, dtype)
         self.fusion = Fusion(fusion, dtype)
-        if c.decoder:
-            decoder = c.decoder.sized("config.model.decoder")
-            memory_width = (patch or text).width if c.fusion.name == "none" else fusion.width
+        if decoder:
+            memory_width = (patch or text or decoder).width if c.fusion.name == "none" else fusion.width
             self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype)
         self.head_of = {spec.name: Head(spec.outputs, dtype, name=f"head_{spec.name}") for spec in self.heads}
         if self.contrastive:
@@ -243,7 +252,7 @@ class Multimodal(nn.Module):
         image = self.encode_image(jnp.zeros((1, *self.image_size, 3), jnp.uint8)) if c.patch_encoder else None
         text = self.encode_text(ids) if c.text_encoder else None
         sources = {"image": image, "text": text}
-        memories = [] if image is None else [image.tokens]
+        memories = [next((output.tokens for output in sources.values() if output), None)]
         if c.fusion.name != "none" or any(spec.source == "fused" for spec in self.heads):
             sources["fused"] = self.fuse(text and text.tokens, image and image.tokens)
             memories.append(sources["fused"].tokens)
