@@ -20,7 +20,8 @@ from mmjax.models.fusion import Fused, Fusion, FusionConfig
 from mmjax.models.heads import Head
 from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches
 from mmjax.models.text_encoder import TextEncoder, TextEncoderConfig
-from mmjax.models.transformer import Cache, Tokens
+from mmjax.models.tokens import Tokens
+from mmjax.models.transformer import Cache
 
 __all__ = [
     "HeadSpec",
@@ -58,15 +59,15 @@ class ModelConfig:
 
     def check(self, where: str) -> None:
         """Called by `config.build`, after the parts were checked."""
-        if self.patch_encoder is None and self.text_encoder is None:
-            raise ConfigError(f"{where}: neither patch_encoder nor text_encoder. Expected at least one of them.")
+        like = self.text_encoder or self.patch_encoder or self.decoder
+        if like is None:
+            raise ConfigError(f"{where}: no patch_encoder, text_encoder or decoder. Expected at least one of them.")
         if self.projection == "text" and self.patch_encoder is not None:
             width = self.patch_encoder.sized(f"{where}.patch_encoder").width
             if self.embed_dim not in (0, width):
                 raise ConfigError(
                     f"{where}.embed_dim: found {self.embed_dim}; with projection 'text' expected 0 or {width}."
                 )
-        like = self.text_encoder or self.patch_encoder
         self.fusion.sized(f"{where}.fusion", like.sized(where))
 
 
@@ -140,20 +141,22 @@ class Multimodal(nn.Module):
         c, dtype = self.config, jnp.dtype(self.dtype)
         patch = c.patch_encoder and c.patch_encoder.sized("config.model.patch_encoder")
         text = c.text_encoder and c.text_encoder.sized("config.model.text_encoder")
-        fusion = c.fusion.sized("config.model.fusion", text or patch)
+        decoder = c.decoder and c.decoder.sized("config.model.decoder")
+        fusion = c.fusion.sized("config.model.fusion", text or patch or decoder)
         if patch:
             self.patch_encoder = PatchEncoder(patch, self.image_size, self.mean, self.std, dtype)
         if text:
             self.text_encoder = TextEncoder(text, self.tokens.vocab_size, self.tokens.eos, dtype)
         self.fusion = Fusion(fusion, dtype)
-        if c.decoder:
-            decoder = c.decoder.sized("config.model.decoder")
-            memory_width = (patch or text).width if c.fusion.name == "none" else fusion.width
+        if decoder:
+            memory_width = (patch or text or decoder).width if c.fusion.name == "none" else fusion.width
             self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype)
         self.head_of = {spec.name: Head(spec.outputs, dtype, name=f"head_{spec.name}") for spec in self.heads}
         if self.contrastive:
             if not (patch and text):
                 raise ConfigError("config.model: a contrastive task needs both patch_encoder and text_encoder.")
+            if patch.pool == "none":
+                raise ConfigError("config.model.patch_encoder.pool: 'none', but a contrastive task needs a vector.")
             width = c.embed_dim or patch.width
             project = {"use_bias": c.projection_bias, "dtype": dtype, "kernel_axes": ("embed", None)}
             if c.projection == "both":
@@ -183,14 +186,15 @@ class Multimodal(nn.Module):
         mask: jax.Array | None = None,
         segments: jax.Array | None = None,
         *,
+        types: jax.Array | None = None,
         packed: int = 0,
         train: bool = False,
     ) -> TextOutput:
-        """ids: [B, L] int32; mask: [B, L] bool. Of `packed` texts a row at most: segments [B, L] int32 in place of the
-        mask; pooled and embedding are then [B, packed, D].
+        """ids: [B, L] int32; mask: [B, L] bool; types: see `TextEncoder`. Of `packed` texts a row at most: segments
+        [B, L] int32 in place of the mask; pooled and embedding are then [B, packed, D].
         """
         self._need("text_encoder")
-        tokens, pooled = self.text_encoder(ids, mask, segments, packed=packed, train=train)
+        tokens, pooled = self.text_encoder(ids, mask, segments, types=types, packed=packed, train=train)
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
 
@@ -243,16 +247,16 @@ class Multimodal(nn.Module):
         image = self.encode_image(jnp.zeros((1, *self.image_size, 3), jnp.uint8)) if c.patch_encoder else None
         text = self.encode_text(ids) if c.text_encoder else None
         sources = {"image": image, "text": text}
-        memories = [] if image is None else [image.tokens]
+        memories = [next((output.tokens for output in sources.values() if output), None)]
         if c.fusion.name != "none" or any(spec.source == "fused" for spec in self.heads):
             sources["fused"] = self.fuse(text and text.tokens, image and image.tokens)
             memories.append(sources["fused"].tokens)
         for memory in memories if c.decoder else ():
             self.decode(ids, None, memory)
         for spec in self.heads:
-            if sources.get(spec.source) is None:
-                has = ", ".join(name for name, output in sources.items() if output is not None)
-                raise ConfigError(f"head '{spec.name}' reads '{spec.source}', but the model has only {has}.")
+            if getattr(sources.get(spec.source), "pooled", None) is None:
+                has = ", ".join(name for name, out in sources.items() if getattr(out, "pooled", None) is not None)
+                raise ConfigError(f"head '{spec.name}' reads '{spec.source}', but only {has} is pooled.")
             self.head(spec.name, sources[spec.source].pooled)
 
     def _need(self, part: str) -> None:
