@@ -121,7 +121,7 @@ def test_schedule_equals_its_closed_form(schedule, closed):
 
 
 def test_frozen_parameters_take_no_optimizer_state():
-    trainable, frozen = optim.split(list(SHAPES), ("patch_encoder/.*", "scale"))
+    trainable, frozen = optim.split(list(SHAPES), OptimizerConfig(freeze=("patch_encoder/.*", "scale")))
     assert frozen == [n for n in SHAPES if n.startswith("patch_encoder") or n == "scale"]
     assert sorted(trainable + frozen) == sorted(SHAPES)
     _, state, _ = run(OptimizerConfig(), names=trainable)
@@ -132,7 +132,7 @@ def test_frozen_parameters_take_no_optimizer_state():
 def test_pattern_without_a_match_names_the_nearest_group_and_its_size():
     names = [f"patch_encoder/block_{i:02d}/{k}" for i in range(76) for k in ("kernel", "bias")] + ["decoder/kernel"]
     with pytest.raises(ConfigError) as error:
-        optim.split(names, ("image_encoder/.*",))
+        optim.split(names, OptimizerConfig(freeze=("image_encoder/.*",)))
     assert str(error.value) == (
         "config.optimizer.freeze: the pattern 'image_encoder/.*' matches no parameter. "
         "Did you mean 'patch_encoder/.*' (152 parameters)?"
@@ -141,7 +141,7 @@ def test_pattern_without_a_match_names_the_nearest_group_and_its_size():
 
 def test_patterns_match_whole_names():
     with pytest.raises(ConfigError, match="matches no parameter"):
-        optim.split(["patch_encoder/kernel", "decoder/kernel"], ("patch_encoder",))
+        optim.split(["patch_encoder/kernel", "decoder/kernel"], OptimizerConfig(freeze=("patch_encoder",)))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_default_decay_pattern_is_checked_only_where_decay_is_asked_for():
 
 def test_freezing_everything_is_an_error():
     with pytest.raises(ConfigError, match="nothing is left to train"):
-        optim.split(list(SHAPES), (".*",))
+        optim.split(list(SHAPES), OptimizerConfig(freeze=(".*",)))
 
 
 @pytest.mark.parametrize("given", [{"a/.*": 0.1}, [["a/.*", 0.1]], "[('a/.*', 0.1)]"], ids=["dict", "pairs", "flag"])

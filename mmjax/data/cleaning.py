@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import html
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from mmjax.errors import ConfigError, did_you_mean
 
 _TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 STEPS: Mapping[str, Callable[[str], str]] = {
     "lower": str.lower,
@@ -19,6 +21,7 @@ STEPS: Mapping[str, Callable[[str], str]] = {
     "nfc": functools.partial(unicodedata.normalize, "NFC"),
     "nfkc": functools.partial(unicodedata.normalize, "NFKC"),
     "underscores": lambda text: text.replace("_", " "),  # "polar_bear" -> "polar bear"
+    "no_punctuation": lambda text: text.translate(_PUNCTUATION),  # of ASCII, as SigLIP's texts
     "no_trailing_period": lambda text: text.rstrip(". \t\n\r"),
 }
 

@@ -111,6 +111,7 @@ class Processor:
         where: str = "config.processor",
         base: str = "",
         say: Callable[[str], None] = print,
+        start: Processor | None = None,
     ) -> Processor:
         """Scans the annotations of `sources` once: trains or reads the tokenizer, makes the answer list and the labels.
 
@@ -122,6 +123,7 @@ class Processor:
           where: config path of `config`, for messages.
           base: folder that a relative tokenizer path starts from.
           say: takes the lines that are printed.
+          start: an earlier one, whose tokenizer (unless None), answers and labels are kept; new ones come after them.
         """
         config.check(where)
         found = Survey.of(sources)
@@ -133,9 +135,17 @@ class Processor:
         conversations = [chat.pieces(m, config.chat_template, name, clean=tidy) for name, m in chats]
         said = [piece.text for pieces in conversations for piece in pieces if not piece.picture]
         texts = [*captions, *questions, *sorted(found.answers), *sorted(found.label | found.labels), *said]
-        tokenizer = open_tokenizer(config.tokenizer, texts, f"{where}.tokenizer", base)
+        if start is not None and start.tokenizer is not None:
+            tokenizer = start.tokenizer
+            if texts:
+                tokenizer.check(texts, f"{where}.tokenizer")
+        else:
+            tokenizer = open_tokenizer(config.tokenizer, texts, f"{where}.tokenizer", base)
         answers = answering.answer_list(found.answers, config.answers)
-        labels = found.label | (found.labels if "labels" in features else set())
+        labels = sorted(found.label | (found.labels if "labels" in features else set()))
+        if start is not None:
+            answers, labels = ((*old, *(x for x in new if x not in old)) for old, new in
+                               ((start.answers, answers), (start.labels, labels)))  # fmt: skip
         cut = {
             "length": (captions, config.length, "text"),
             "question_length": (questions, config.question_length, "question"),
@@ -153,7 +163,7 @@ class Processor:
         if outside and "answer" in features:
             share = outside / sum(found.answers.values())
             say(f"{where}.answers: {share:.1%} of the questions have an answer outside of the list of {len(answers)}.")
-        fitted = {"tokenizer": tokenizer, "answers": answers, "labels": tuple(sorted(labels))}
+        fitted = {"tokenizer": tokenizer, "answers": tuple(answers), "labels": tuple(labels)}
         if not config.captions:
             fitted["captions"] = max(found.most_captions, 1)
             if "text" in features:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,18 +32,31 @@ class TokenizerConfig:
         vocab.json and merges.txt.
       vocab_size: largest size of a trained vocabulary.
       lower: lower-case the text first, for kinds `bpe` and `bert`; the others keep what their vocabulary was made for.
+      added: tokens to add, such as "<image>"; each is a row more in the embedding table where no spare one is left.
+      rows: of the embedding table, at least; 0 is one a token. Published tables are often longer than their vocabulary.
+      start: the token that starts a text to be written, where that is not bos (T5 starts with pad, BLIP with [DEC]).
+      read_bos, read_eos: whether a text that is read (by the text encoder) begins with bos and ends with eos: T5 and
+        SigLIP read no bos.
     """
 
     kind: str = choice("auto", "bpe", "bert", "clip", "gpt2", "sentencepiece", "json")
     path: str = ""
     vocab_size: int = 4096
     lower: bool = True
+    added: tuple[str, ...] = ()
+    rows: int = 0
+    start: str = ""
+    read_bos: bool = True
+    read_eos: bool = True
 
     def check(self, where: str) -> None:
         if self.kind not in ("auto", "bpe") and not self.path:
             raise ConfigError(f"{where}.path: empty. Expected the file or folder of the '{self.kind}' vocabulary.")
         if self.kind == "bpe" and self.path:
             raise ConfigError(f"{where}.path: found '{self.path}', but 'bpe' trains a new one. Set kind to 'auto'.")
+        for name in ("rows", "start", "read_bos", "read_eos"):
+            if not self.path and getattr(self, name) != getattr(TokenizerConfig, name):
+                raise ConfigError(f"{where}.{name}: only of a vocabulary that is read; {where}.path is empty.")
         if self.vocab_size < 5 * ROUND:
             raise ConfigError(
                 f"{where}.vocab_size: found {self.vocab_size}, expected {5 * ROUND} or more (256 are bytes)."
@@ -68,10 +82,13 @@ _NAMES = {
 }
 
 
-def special_of(vocabulary: Iterable[str], where: str) -> Special:
-    """The special tokens that a vocabulary has, by their usual names."""
+def special_of(vocabulary: Iterable[str], where: str, named: Mapping[str, str] = MappingProxyType({})) -> Special:
+    """The special tokens that a vocabulary has: as `named` ({"bos": "<s>", ...}), else by their usual names."""
     vocabulary = set(vocabulary)
-    found = {kind: next((n for n in names if n in vocabulary), "") for kind, names in _NAMES.items()}
+    if absent := {kind: token for kind, token in named.items() if token not in vocabulary}:
+        kind, token = next(iter(absent.items()))
+        raise ConfigError(f"{where}: its {kind} token is '{token}', which is not in the vocabulary.")
+    found = {kind: next((n for n in names if n in vocabulary), "") for kind, names in _NAMES.items()} | dict(named)
     if not found["eos"]:
         raise ConfigError(
             f"{where}: no end-of-text token. Expected one of {', '.join(_NAMES['eos'])} in the vocabulary."
@@ -84,21 +101,37 @@ class Tokenizer:
     """Texts <-> ids, in the layout `bos tokens eos pad ...`.
 
     Attributes:
-      vocab_size: rows that an embedding needs (largest id + 1).
+      vocab_size: rows of an embedding: largest id + 1, or more where `rows` says so.
       bos, eos, pad, unk: ids; they may coincide (see `Special`).
+      start: id that a written text starts with. reads_bos, reads_eos: see `TokenizerConfig`.
       image: id of the `<image>` placeholder, -1 where there is none.
     """
 
-    def __init__(self, backend: Any, special: Special):
+    def __init__(
+        self,
+        backend: Any,
+        special: Special,
+        *,
+        rows: int = 0,
+        start: str = "",
+        read_bos: bool = True,
+        read_eos: bool = True,
+    ):
         self.backend, self.special = backend, special
+        given = {"rows": rows, "start": start, "read_bos": read_bos, "read_eos": read_eos}
+        self.options = {k: v for k, v in given.items() if v != getattr(TokenizerConfig, k)}
+        self.reads_bos, self.reads_eos = read_bos, read_eos
         backend.no_padding()
         backend.no_truncation()
         vocabulary = backend.get_vocab(with_added_tokens=True)
         for kind, token in dataclasses.asdict(special).items():
             if token not in vocabulary:
                 raise ConfigError(f"tokenizer: the {kind} token '{token}' is not in the vocabulary.")
-        self.vocab_size = max(vocabulary.values()) + 1
+        if start and start not in vocabulary:
+            raise ConfigError(f"tokenizer: the start token '{start}' is not in the vocabulary.")
+        self.vocab_size = max(max(vocabulary.values()) + 1, rows)
         self.bos, self.eos = vocabulary[special.bos], vocabulary[special.eos]
+        self.start = vocabulary[start or special.bos]
         self.pad, self.unk = vocabulary[special.pad], vocabulary[special.unk]
         self.image = vocabulary.get(IMAGE, -1)
 
@@ -107,19 +140,19 @@ class Tokenizer:
         return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """n texts -> ids, mask [n, length] int32, bool: `bos tokens eos pad...`; a long text keeps its eos."""
+        """n texts -> ids, mask [n, length] int32, bool: `start tokens eos pad...`; a long text keeps its eos."""
         ids = np.full((len(texts), length), self.pad, np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, tokens in enumerate(self.tokens(texts)):
-            line = [self.bos, *tokens[: length - 2], self.eos]
+            line = [self.start, *tokens[: length - 2], self.eos]
             ids[row, : len(line)] = line
             mask[row, : len(line)] = True
         return ids, mask
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """[L] ids -> text: from after bos to before the first eos, without special tokens."""
+        """[L] ids -> text: from after the start to before the first eos, without special tokens."""
         ids = [int(i) for i in np.asarray(ids).reshape(-1)]
-        ids = ids[1:] if ids and ids[0] == self.bos else ids  # bos may be eos (GPT-2) or pad (T5)
+        ids = ids[1:] if ids and ids[0] == self.start else ids  # it may be eos (GPT-2) or pad (T5)
         ids = ids[: ids.index(self.eos)] if self.eos in ids else ids
         return self.backend.decode([i for i in ids if i != self.pad], skip_special_tokens=True).strip()
 
@@ -143,15 +176,16 @@ class Tokenizer:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """{"tokenizer_json": the whole tokenizer.json as a string, "special": {"bos": ...}}."""
-        return {"tokenizer_json": self.backend.to_str(), "special": dataclasses.asdict(self.special)}
+        """{"tokenizer_json": the whole tokenizer.json as a string, "special": {"bos": ...}, options that are set}."""
+        return {"tokenizer_json": self.backend.to_str(), "special": dataclasses.asdict(self.special), **self.options}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Tokenizer:
         """The inverse of `to_json`."""
         import tokenizers
 
-        return Tokenizer(tokenizers.Tokenizer.from_str(value["tokenizer_json"]), Special(**value["special"]))
+        options = {k: v for k, v in value.items() if k not in ("tokenizer_json", "special")}
+        return Tokenizer(tokenizers.Tokenizer.from_str(value["tokenizer_json"]), Special(**value["special"]), **options)
 
 
 def open_tokenizer(config: TokenizerConfig, texts: Sequence[str], where: str, base: str = "") -> Tokenizer:
@@ -166,12 +200,13 @@ def open_tokenizer(config: TokenizerConfig, texts: Sequence[str], where: str, ba
         from mmjax.data.vocabularies import read
 
         tokenizer = read(config, where, base)
-        tokenizer.check(texts, where)
+        if texts:
+            tokenizer.check(texts, where)
         return tokenizer
-    return train_bpe(texts, config.vocab_size, config.lower)
+    return train_bpe(texts, config.vocab_size, config.lower, config.added)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, lower: bool) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, lower: bool, added: Sequence[str] = ()) -> Tokenizer:
     """A byte-level BPE of at most `vocab_size` tokens: nothing is unknown. Reserved tokens round the size up to 64."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -185,7 +220,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, lower: bool) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size // ROUND * ROUND,
-        special_tokens=[special.pad, special.bos, special.eos, special.unk, IMAGE],
+        special_tokens=[special.pad, special.bos, special.eos, special.unk, IMAGE, *(t for t in added if t != IMAGE)],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -31,18 +31,18 @@ def read(config: TokenizerConfig, where: str, base: str = "") -> Tokenizer:
     kind, file = _sniff(config.kind, path, where)
     backend = _READERS[kind](file, config.lower, where)
     vocabulary = backend.get_vocab(with_added_tokens=True)
-    special = special_of(vocabulary, f"{where}.path '{path}'")
-    for name in (
-        "special_tokens_map.json",
-        "tokenizer_config.json",
-    ):  # what a folder says itself goes before the usual names
-        said = file.parent / name
-        if path.is_dir() and said.is_file():
-            named = {k: t for k, t in read_special(said.read_text("utf-8")).items() if t in vocabulary}
-            special = dataclasses.replace(special, **named)
+    special = special_of(vocabulary, f"{where}.path '{path}'", _named(file.parent) if path.is_dir() else {})
     # Decoding drops special tokens. Their ids stay: they are in the vocabulary already.
     backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in _distinct(special)])
-    return Tokenizer(backend, special)
+    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in config.added])
+    options = {name: getattr(config, name) for name in ("rows", "start", "read_bos", "read_eos")}
+    return Tokenizer(backend, special, **options)
+
+
+def _named(folder: Path) -> dict[str, str]:
+    """The special tokens that a folder names itself; they go before the usual names."""
+    files = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
+    return {k: t for file in files if file.is_file() for k, t in read_special(file.read_text("utf-8")).items()}
 
 
 def _distinct(special: Special) -> list[str]:

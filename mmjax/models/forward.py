@@ -15,7 +15,7 @@ from mmjax.models.patch_encoder import Patches
 if TYPE_CHECKING:
     from mmjax.models.decoder import Decoded
     from mmjax.models.fusion import Fused
-    from mmjax.models.multimodal import ImageOutput, Multimodal, TextOutput
+    from mmjax.models.multimodal import ImageOutput, Multimodal, TextOutput, TokenIds
     from mmjax.models.transformer import Tokens
 
 
@@ -65,12 +65,12 @@ class Forward:
         def make() -> TextOutput:
             ids, segments = self._feature(feature), self.segments(feature)
             if segments is not None:
+                ids, segments = _packed_as_read(ids, segments, self.model.tokens)
                 packed = self._feature(f"{feature}_valid").shape[1]
                 return self._apply("encode_text", ids, None, segments, packed=packed, stage=feature)
             mask = self._feature(f"{feature}_mask")
-            return self._apply(
-                "encode_text", ids.reshape(-1, ids.shape[-1]), mask.reshape(-1, mask.shape[-1]), stage=feature
-            )
+            ids, mask = _as_read(ids.reshape(-1, ids.shape[-1]), mask.reshape(-1, mask.shape[-1]), self.model.tokens)
+            return self._apply("encode_text", ids, mask, stage=feature)
 
         return self._once(f"text/{feature}", make)
 
@@ -147,3 +147,25 @@ class Forward:
         if name not in self.batch:
             raise ConfigError(f"the batch has no feature '{name}'. It has {', '.join(sorted(self.batch))}.")
         return self.batch[name]
+
+
+def _as_read(ids: jax.Array, mask: jax.Array, tokens: TokenIds) -> tuple[jax.Array, jax.Array]:
+    """Texts [B, L] `bos tokens eos`, as they are written -> as the text encoder reads them: [B, L], or [B, L - 1] where
+    it reads no bos.
+    """
+    at = jnp.arange(ids.shape[1])
+    if not tokens.read_eos:
+        mask &= (ids != tokens.eos) | (at == 0)
+    if tokens.read_bos == -1:
+        return ids[:, 1:], mask[:, 1:]
+    return (ids if tokens.read_bos is None else jnp.where(at == 0, tokens.read_bos, ids)), mask
+
+
+def _packed_as_read(ids: jax.Array, segments: jax.Array, tokens: TokenIds) -> tuple[jax.Array, jax.Array]:
+    """The same for packed texts; a token that is not read becomes padding in its place."""
+    first = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    if not tokens.read_eos:
+        segments = jnp.where((ids == tokens.eos) & ~first, 0, segments)
+    if tokens.read_bos == -1:
+        return ids, jnp.where(first, 0, segments)
+    return (ids if tokens.read_bos is None else jnp.where(first, tokens.read_bos, ids)), segments

@@ -81,13 +81,22 @@ CONTRASTIVE_START = {"sigmoid": (math.log(10), -10.0), "softmax": (math.log(1 / 
 
 
 class TokenIds(NamedTuple):
-    """Of the tokenizer; image is the `<image>` placeholder, -1 where there is none."""
+    """Of the tokenizer.
+
+    Attributes:
+      bos: what a written text starts with.
+      image: the `<image>` placeholder, -1 where there is none.
+      read_bos: what stands in its place where the text encoder reads; -1: nothing; None: the same.
+      read_eos: whether the text encoder reads eos.
+    """
 
     vocab_size: int = 0
     pad: int = 0
     bos: int = 1
     eos: int = 2
     image: int = -1
+    read_bos: int | None = None
+    read_eos: bool = True
 
 
 class HeadSpec(NamedTuple):

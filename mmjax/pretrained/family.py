@@ -4,10 +4,13 @@ A family is a module of this package with
 
     NAME = "clip"                                    how messages call it
     MODEL_TYPES = ("clip", "clip_vision_model")      `model_type` of the config.json files that it reads
-    read(config, keys) -> Described                  config: all of the transformers config; keys: of the files
-    write(model) -> dict                             config.json of a model of ours; ConfigError where there is none
+    read(config, keys=None) -> Described             config: with all defaults; keys: of the files, which tell older
+                                                     names and optional parts; None: what an export writes
+    write(model, labels, aside) -> dict              config.json of a model of ours; ConfigError where it cannot say it.
+                                                     labels: class names; aside: keys that are written along
 
-`read(write(model))` gives the same model settings again, which is how an export proves that it lost nothing.
+`read(write(model))` gives the same model settings again, which is how an export proves that it lost nothing
+(`exporting.py`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,115 @@
+"""A Hugging Face folder as a source of parameters, model settings and processor (see `mmjax/initialisation.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mmjax.config import build, merge, plain
+from mmjax.data.index import content_hash
+from mmjax.data.processor import Processor, ProcessorConfig
+from mmjax.data.tokenizer import TokenizerConfig, train_bpe
+from mmjax.errors import ConfigError
+from mmjax.pretrained.folder import Folder, open_folder
+from mmjax.pretrained.processing import open_vocabulary, picture_settings, text_settings
+from mmjax.pretrained.weights import Weights
+
+
+class Published:
+    """A folder, opened; numbers are read by `read` alone.
+
+    Attributes:
+      folder: what it holds. model: the plain `config.model` of it; parts that it does not have are None.
+    """
+
+    def __init__(self, path: str | Path, where: str):
+        self.path, self.folder = Path(path), open_folder(path, where)
+        self.model: Mapping[str, Any] = {"patch_encoder": None, **self.folder.described.model}
+
+    @functools.cached_property
+    def _weights(self) -> Weights:
+        return Weights(self.folder)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._weights.shapes
+
+    def read(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        return self._weights.read(wanted)
+
+    def adapts(self, name: str, shape: tuple[int, ...]) -> str:
+        """How a parameter of the folder becomes one of another shape, in words; "" where it cannot."""
+        return self._weights.adapts(name, shape)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        files = sorted({tensor.file for tensor in self.folder.tensors.values()})
+        return {
+            "path": str(self.path.absolute()),
+            "step": 0,
+            "sha256": content_hash([*files, self.path / "config.json"]),
+        }
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The plain `config.processor` that fits the folder."""
+        own: dict[str, Any] = {}
+        if self.model["patch_encoder"] is not None:
+            own["image"] = picture_settings(self.folder)
+        if self.folder.described.vocab_size:
+            own = merge(own, text_settings(self.folder))
+        return plain(build(ProcessorConfig, own, self.folder.where))
+
+    @functools.cached_property
+    def processor(self) -> Processor:
+        """Its labels are those of the folder's classifier. Without a vocabulary the tokenizer knows those alone."""
+        config = build(ProcessorConfig, self.settings, self.folder.where)
+        labels = self.folder.described.labels
+        if config.tokenizer.path:
+            tokenizer = open_vocabulary(self.folder, plain(config.tokenizer))
+        else:
+            tokenizer = train_bpe(labels, TokenizerConfig.vocab_size, lower=True)
+        copied = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        return Processor(
+            **{**copied, "tokenizer": tokenizer, "answers": (), "labels": labels, "captions": config.captions or 1}
+        )
+
+
+# What a config may say of a part although its weights come from elsewhere: it changes no parameter that they hold.
+FREE = frozenset({"dropout", "drop_path", "patch_dropout", "remat", "scan", "pool", "tokens_layer", "tokens_cls"})
+# Of a language model without a picture tower: how it reads one.
+FREE_ALONE = frozenset({"memory", "connector", "prefix_attention"})
+_SIZES = ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim")
+
+
+def lay_part(kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: str, alone: bool) -> dict:
+    """The settings of a part of the model whose weights are those of `path`, with what a config adds.
+
+    Args:
+      kind: the part's config class. given: its settings in `path`. own: what the config says.
+      alone: `path` holds a language model by itself.
+
+    Raises:
+      ConfigError: the config says otherwise than the weights.
+    """
+    laid = {**given, **own}
+    theirs = build(kind, given, path).sized(path)
+    ours = build(kind, {**laid, **(dict.fromkeys(_SIZES, 0) | dict(own) if own.get("size") else {})}, where).sized(
+        where
+    )
+    free = FREE | (FREE_ALONE if alone else frozenset()) | {"size"}
+    free |= {"length"} if getattr(theirs, "position", "learned") != "learned" else frozenset()
+    for field in dataclasses.fields(kind):
+        old, new = getattr(theirs, field.name), getattr(ours, field.name)
+        if old != new and field.name not in free:
+            raise ConfigError(
+                f"{where}.{field.name}: found {new!r}, but the weights of '{path}' are for {old!r}. Leave it out to take "
+                "theirs."
+            )
+    laid.pop("size", None)
+    return laid
