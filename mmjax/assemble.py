@@ -110,7 +110,7 @@ def build_model(config: Config, processor: Processor) -> Multimodal:
     needs = frozenset().union(*(task.needs for task in config.tasks.values()))
     return Multimodal(
         config=config.model,
-        image_size=(processor.image.size, processor.image.size),
+        image_size=processor.image.sides,
         mean=processor.image.mean,
         std=processor.image.std,
         tokens=token_ids(processor),

@@ -47,7 +47,7 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
 def _processor(processor: Processor) -> str:
     t = processor.tokenizer
     parts = [
-        f"{processor.image.size} px ({processor.image.resize}, {processor.image.method})",
+        f"{' x '.join(map(str, dict.fromkeys(processor.image.sides)))} px ({processor.image.resize}, {processor.image.method})",
         f"{t.vocab_size:,} tokens",
     ]
     parts += [f"{len(processor.answers)} answers"] if processor.answers else []

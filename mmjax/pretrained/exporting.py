@@ -94,7 +94,8 @@ def _differences(described: Described, model: Multimodal) -> Iterator[str]:
         yield from _fields("model", model.config, read, skip={*PARTS, "fusion"})
     for name in ("image_size", "vocab_size", "contrastive"):
         ours = model.tokens.vocab_size if name == "vocab_size" else getattr(model, name)
-        has = model.config.patch_encoder is not None if name == "image_size" else name == "contrastive" or ours
+        readers = {"image_size": ("patch_encoder",), "vocab_size": ("text_encoder", "decoder")}.get(name, ())
+        has = not readers or any(getattr(model.config, part) is not None for part in readers)
         if has and ours != getattr(described, name):
             yield f"{name} is {ours!r}, and would be {getattr(described, name)!r}"
     heads = {h.name: (h.outputs, h.source) for h in model.heads}

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from mmjax.errors import ConfigError, did_you_mean
 
-MODULES: tuple[str, ...] = ()
+MODULES = ("vit", "dinov2", "clip", "siglip", "bert", "gpt2", "llama")
 
 
 def families() -> list[ModuleType]:

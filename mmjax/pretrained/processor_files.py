@@ -38,7 +38,7 @@ def write_processor(processor: Processor, model: Any, out: Path, origin: Path | 
 
 def picture_file(settings: ImageSettings) -> dict[str, Any]:
     """preprocessor_config.json of picture settings."""
-    side = {"height": settings.size, "width": settings.size}
+    side = dict(zip(("height", "width"), settings.sides, strict=True))
     crop = settings.resize == "crop"
     return {
         "image_processor_type": "CLIPImageProcessor" if crop else "SiglipImageProcessor",
