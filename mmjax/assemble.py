@@ -215,14 +215,10 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
         length = duration.steps(stage.length, total=total, **sizes, where=f"{where}.length") if stage.length else 0
         stop = start + length if length else total
         if not start < stop <= total:
-            raise ConfigError(
-                f"{where}: from step {start} to {stop} of {total}. Expected a part of the run for each stage."
-            )
+            raise ConfigError(f"{where}: found steps {start} to {stop} of {total}, expected a part of the run.")
         trainable, frozen = optim.split(list(placed.shapes), stage.optimizer, factors, f"{where}.optimizer")
         if both := [n for n in trainable if lora.factors_of(n)[0] in placed.shapes and n.endswith("/kernel")]:
-            raise ConfigError(
-                f"{where}.optimizer.train: '{both[0]}' is trained, and config.adapt.lora adapts it. Expected one of both."
-            )
+            raise ConfigError(f"{where}.optimizer.train: '{both[0]}' is trained, but config.adapt.lora adapts it.")
         tx, schedule = optim.build_optimizer(
             stage.optimizer,
             {n: placed.shapes[n] for n in trainable},

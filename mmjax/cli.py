@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|predict|import|export|data|doctor`.
+"""The command line: `mmjax train|eval|predict|merge|import|export|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--workdir", type=Path, required=True)
     evaluate.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+
+    merged = command("merge", _merge, "Write a workdir that needs nothing else: LoRA merged, base inside.")
+    merged.add_argument("--workdir", type=Path, required=True)
+    merged.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+    merged.add_argument("--out", type=Path, required=True, help="a new workdir, for eval, predict and init.path")
 
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
     predict.add_argument("--workdir", type=Path, required=True)
@@ -135,6 +140,12 @@ def _eval(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.trained import evaluate
 
     return evaluate(known.workdir, known.checkpoint, overrides)
+
+
+def _merge(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.merge import merge
+
+    return merge(known.workdir, known.checkpoint, overrides, known.out)
 
 
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:

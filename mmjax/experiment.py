@@ -125,7 +125,7 @@ class EarlyStop:
                 raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected 0 or more.")
 
     def asks(self, values: Sequence[float], mode: str) -> bool:
-        """Whether the last of the figures so far, one an evaluation, is one too many without a change. mode: max or min."""
+        """Whether the figures so far, one an evaluation, end with `patience` of no change. mode: max or min."""
         if not self.patience:
             return False
         sign = 1 if mode == "max" else -1
@@ -138,7 +138,7 @@ class EarlyStop:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A part of the run with an optimizer of its own: `config.optimizer` with the keys that are given here in place of its.
+    """A part of the run with an optimizer of its own: `config.optimizer` with the keys that are given here.
 
     Attributes:
       length: a duration; the last stage has none and takes what is left. Schedule and warm-up are those of the stage.
@@ -155,8 +155,8 @@ class TrainConfig:
     Attributes:
       steps, epochs, examples: how long. Epochs and examples count rows (pictures) of the first stream.
       accumulate: microbatches a step; the loss is that of the whole batch.
-      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average, and shows
-        the weights as they are beside it.
+      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average, and
+        shows the weights as they are beside it.
       early_stop: whether the run may end sooner.
       seed: of everything random: initial parameters, row order, augmentation, dropout.
       log_every: steps between lines of metrics.jsonl.
@@ -272,8 +272,9 @@ class Config:
                 raise ConfigError(f"{where}.stages.{name}.length: found '{stage.length}', expected {expected}.")
         if self.train.early_stop.patience and not (self.checkpoint.best and self.eval.every):
             raise ConfigError(
-                f"{where}.train.early_stop: goes by the figure {where}.checkpoint.best at every {where}.eval.every; found "
-                f"'{self.checkpoint.best}' and '{self.eval.every}'. Set both, as in checkpoint.best=validation/vqa/accuracy."
+                f"{where}.train.early_stop: goes by the figure {where}.checkpoint.best at every {where}.eval.every; "
+                f"found '{self.checkpoint.best}' and '{self.eval.every}'. Set both, as in "
+                "checkpoint.best=validation/vqa/accuracy."
             )
         unread = [n for n in self.data.streams if not self.tasks_of(n)]
         if unread:
@@ -318,7 +319,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> Config:
 
 
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The one smoke rule: small widths, depth 2, batches of 8, one step (a stage); built-in sets in their smallest version.
+    """The one smoke rule: small widths, depth 2, batches of 8, a step a stage; built-in sets in their smallest version.
 
     Retrieval searches the whole of such a set, for a gallery may be larger. Nothing else changes.
     """

@@ -150,8 +150,8 @@ def match(init: InitConfig, source: Any, wanted: Mapping[str, Any]) -> Match:
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ConfigError(
-            f"{WHERE}: '{init}' has other shapes: {'; '.join(wrong[:5])}{more}. Expected the model that it was "
-            f"trained as; or name these in {WHERE}.fresh, and they begin at random."
+            f"{WHERE}: '{init}' has other shapes: {'; '.join(wrong[:5])}{more}. Expected the model that it "
+            f"was trained as; or name these in {WHERE}.fresh, and they begin at random."
         )
     if not (taken or grown or adapted):
         raise ConfigError(
@@ -284,8 +284,8 @@ def check_processor(config: Config, source: Any, processor: Processor) -> None:
         raise ConfigError(
             f"config.processor.tokenizer: another vocabulary than that of '{config.init}' "
             f"({processor.tokenizer.vocab_size} tokens here, {start.tokenizer.vocab_size} there), so that "
-            f"{', '.join(tables)} would mean other tokens. Leave config.processor.tokenizer out to take the source's, or "
-            f"name them in {WHERE}.fresh."
+            f"{', '.join(tables)} would mean other tokens. Leave config.processor.tokenizer out to take the source's, "
+            f"or name them in {WHERE}.fresh."
         )
     for listing, features in (("answers", {"answer"}), ("labels", {"label", "labels"})):
         old, new = getattr(start, listing), getattr(processor, listing)
@@ -293,8 +293,8 @@ def check_processor(config: Config, source: Any, processor: Processor) -> None:
         heads = kept(n for n in heads if n in source.shapes)
         if heads and new[: len(old)] != old:
             raise ConfigError(
-                f"config.processor.{listing}: not those of '{config.init}', so that the classes of {heads[0]} would "
-                f"mean others. Name it in {WHERE}.fresh to begin it anew."
+                f"config.processor.{listing}: not those of '{config.init}', so that the classes of {heads[0]} "
+                f"would mean others. Name it in {WHERE}.fresh to begin it anew."
             )
         if heads and new != old:
             print(f"config.processor.{listing}: {len(new) - len(old)} more than the source's {len(old)}")
