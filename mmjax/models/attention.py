@@ -15,8 +15,11 @@ def attend(
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     scale: float | None = None,
+    softcap: float = 0.0,
 ) -> jax.Array:
     """softmax(scale * q k^T + bias) v, softmax in float32; scale is d ** -0.5 unless given.
+
+    softcap: scale * q k^T goes through cap * tanh(. / cap) first (Gemma 2: Gemma Team, 2024, 2); 0 leaves it.
 
     q: [B, Nq, H, d]; k, v: [B, Nk, Hkv, d], Hkv divides H: query head h reads key head h // (H // Hkv).
     mask: bool, broadcastable to [B, H, Nq, Nk], True where a key may be read. bias: broadcastable likewise.
@@ -36,6 +39,8 @@ def attend(
     q = jnp.moveaxis(q, 2, 1).reshape(batch, kv_heads, -1, depth)
     k, v = jnp.moveaxis(k, 2, 1), jnp.moveaxis(v, 2, 1)
     logits = scale * contract("bhqd,bhkd->bhqk", q, k).reshape(batch, heads, length, keys)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
     if mask is None:

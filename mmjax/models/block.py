@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,10 @@ from mmjax.errors import ConfigError
 from mmjax.models.activations import ACTIVATIONS
 from mmjax.models.attention import attend
 from mmjax.models.dense import Dense
+from mmjax.models.norm import NORMS, Norm
+from mmjax.models.positions import rope_frequencies, rotate
 from mmjax.models.sizes import size_of
+from mmjax.models.tokens import Tokens
 
 # What `jax.checkpoint` may keep for the backward pass, by the name in `remat`.
 POLICIES = {
@@ -25,39 +28,14 @@ POLICIES = {
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+# The projections of attention that have a bias, by the name in `attention_bias`.
+BIASED = {
+    "all": ("query", "key", "value", "out"),
+    "none": (),
+    "qkv": ("query", "key", "value"),
+    "no_key": ("query", "value", "out"),
+}
 kernel_init = nn.initializers.xavier_uniform()
-
-
-class Tokens(NamedTuple):
-    """A sequence. x: [B, N, D]; mask: [B, N] bool, True where a token is real, or None where all are.
-
-    segments: [B, N] int32 where several rows are packed into one: 1, 2, ... for their tokens, 0 for padding. Rows that
-    are packed together do not see each other.
-    """
-
-    x: jax.Array
-    mask: jax.Array | None = None
-    segments: jax.Array | None = None
-
-    def of_rows(self, owner: jax.Array) -> Tokens:
-        """Tokens of pictures that were encoded each by itself -> [B, M, D], a memory for packed rows.
-
-        owner: [B, S] int32, the segment that reads picture s of each sequence, 0 where there is no such picture. The
-        pictures are segments already, or rows [B * S, N, D], which then lie side by side.
-        """
-        rows, pictures = owner.shape
-        if self.segments is not None:
-            x, segments = self.x, jnp.take_along_axis(jnp.pad(owner, ((0, 0), (1, 0))), self.segments, 1)
-        else:
-            x, segments = self.x.reshape(rows, -1, self.x.shape[-1]), jnp.repeat(owner, self.x.shape[1], axis=1)
-            if self.mask is not None:
-                segments = jnp.where(self.mask.reshape(rows, -1), segments, 0)
-        return Tokens(x, segments > 0, segments)
-
-
-def same_row(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """Segments [B, N] and [B, M] -> [B, N, M] bool: a token reads those of its own segment, and nobody padding."""
-    return (queries[:, :, None] == keys[:, None]) & (keys > 0)[:, None]
 
 
 @dataclass(frozen=True)
@@ -69,9 +47,23 @@ class TransformerConfig:
         own and no heads or mlp_dim, heads are width // 64 and mlp_dim is 4 * width.
       head_dim: 0 is width // heads. kv_heads: 0 is heads; fewer share keys and values (GQA: Ainslie et al., 2023).
       gated: the MLP is down(activation(gate(x)) * up(x)) (Shazeer, 2020).
+      norm: "layernorm", "rmsnorm", or "rmsnorm_offset" (multiplies by 1 + scale: Gemma).
       norm_first: pre-norm with a final norm (ViT, GPT-2, Llama); False is post-norm without (BERT).
+      norm_after: one more norm of what each branch adds (Gemma 2).
       norm_input: a norm before the first block (CLIP's picture tower, BERT's embeddings).
-      rope_theta: base of the rotary positions, where the tower's `position` is "rope".
+      final_norm: the final norm of a pre-norm stack; False leaves it out.
+      layer_scale: what each branch adds is multiplied by a learned vector (Touvron et al., 2021; DINOv2).
+      bias: dense layers and layernorms have biases.
+      attention_bias: which projections of attention have one: as `bias` says (""), "all", "none", "qkv" (Qwen 2), or
+        "no_key" (Whisper).
+      attention_scale: of the attention logits; 0 is head_dim ** -0.5 (T5 has 1).
+      attention_softcap: attention logits become cap * tanh(logits / cap) (Gemma 2); 0 leaves them.
+      window: every second layer, from the first, reads only keys less than `window` tokens away (Gemma 2); 0: all do.
+      position: what the stack itself does with positions: nothing, "rope" (turns queries and keys), or "relative" (adds
+        a learned bias a head to the attention logits, by distance; all layers share its table: T5). Towers add theirs.
+      rope_theta: base of the rotary positions. rope_scaling: "none", "linear", or "llama3", see `rope_frequencies`,
+        with rope_factor and, for "llama3", rope_low_factor, rope_high_factor, and rope_length (tokens).
+      relative_buckets, relative_distance: rows of the table of relative positions, and where the last one begins.
       drop_path: share of rows that skip a residual branch in the last block; it grows linearly from 0 in the first
         (Huang et al., 2016).
       remat: what the backward pass keeps: all ("none"), only each block's input ("full"), matmul outputs ("dots"), or
@@ -89,12 +81,27 @@ class TransformerConfig:
     mlp_dim: int = 0
     activation: str = choice(*ACTIVATIONS, default="gelu_tanh")
     gated: bool = False
-    norm: str = choice("layernorm", "rmsnorm")
+    norm: str = choice(*NORMS)
     norm_first: bool = True
+    norm_after: bool = False
     norm_input: bool = False
+    final_norm: bool = True
+    layer_scale: bool = False
     eps: float = 1e-6
     bias: bool = True
+    attention_bias: str = choice("", *BIASED)
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    window: int = 0
+    position: str = choice("none", "rope", "relative")
     rope_theta: float = 10000.0
+    rope_scaling: str = choice("none", "linear", "llama3")
+    rope_factor: float = 1.0
+    rope_low_factor: float = 1.0
+    rope_high_factor: float = 4.0
+    rope_length: int = 8192
+    relative_buckets: int = 32
+    relative_distance: int = 128
     dropout: float = 0.0
     drop_path: float = 0.0
     remat: str = choice("none", *POLICIES)
@@ -133,39 +140,22 @@ class TransformerConfig:
                 raise ConfigError(
                     f"{where}.{name}: found {getattr(self, name)}, expected 1 or more, or 0 to derive it."
                 )
+        for name in ("attention_scale", "attention_softcap", "window"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected 0 (off) or more.")
+        if not self.rope_low_factor < self.rope_high_factor or self.rope_factor <= 0:
+            raise ConfigError(
+                f"{where}: found rope_factor {self.rope_factor}, rope_low_factor {self.rope_low_factor} and "
+                f"rope_high_factor {self.rope_high_factor}; expected the first above 0 and the second below the third."
+            )
+        if not 4 <= self.relative_buckets <= self.relative_distance or self.relative_buckets % 4:
+            raise ConfigError(
+                f"{where}.relative_buckets: found {self.relative_buckets} for a relative_distance of "
+                f"{self.relative_distance}; expected a multiple of 4 that is not above it."
+            )
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected a share in [0, 1).")
-
-
-class Norm(nn.Module):
-    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019) over the last axis, computed in float32."""
-
-    config: TransformerConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [..., D] -> [..., D] in `dtype`."""
-        boxed = functools.partial(nn.with_logical_partitioning, names=("embed",))
-        x = x.astype(jnp.float32)
-        if self.config.norm == "layernorm":
-            x = x - jnp.mean(x, -1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.config.eps)
-        x = x * self.param("scale", boxed(nn.initializers.ones), x.shape[-1:])
-        if self.config.norm == "layernorm" and self.config.bias:
-            x = x + self.param("bias", boxed(nn.initializers.zeros), x.shape[-1:])
-        return x.astype(self.dtype)
-
-
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (Su et al., 2021), halves rotated as in Llama. x: [B, N, H, d], d even; positions: [B, N]."""
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[..., None, None] * frequencies
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -181,6 +171,7 @@ class Attention(nn.Module):
         memory: jax.Array | None = None,
         *,
         mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
         positions: jax.Array | None = None,
         past: tuple[jax.Array, jax.Array] | None = None,
         index: jax.Array | None = None,
@@ -188,23 +179,37 @@ class Attention(nn.Module):
         """x: [B, N, D] -> ([B, N, D], (k, v)).
 
         memory: [Bm, M, E], read in place of x; Bm divides B, and query row r reads memory row r // (B // Bm).
-        mask: [Bm or B, 1 or N, M]. positions: [B, N], turns on rotary positions.
+        mask: [Bm or B, 1 or N, M]. bias: [B, H, N, M], added to the logits. positions: [B, N], turns on rotary
+          positions.
         past: keys and values [B, T, G, d]. With `index`, those of x are written there first; without, they are those
           of a memory that was projected before.
         """
         c = self.config
-        dense = functools.partial(Dense, use_bias=c.bias, dtype=self.dtype, kernel_init=kernel_init)
-        project = functools.partial(dense, kernel_axes=("embed", "heads"), bias_axes=("heads",))
-        q = project(c.heads * c.head_dim, name="query")(x).reshape(*x.shape[:2], c.heads, c.head_dim)
+        biased = BIASED[c.attention_bias or ("all" if c.bias else "none")]
+
+        def project(name: str, x: jax.Array, features: int, axes: tuple[str, str]) -> jax.Array:
+            dense = Dense(
+                features,
+                use_bias=name in biased,
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                kernel_axes=axes,
+                bias_axes=axes[1:],
+                name=name,
+            )
+            return dense(x)
+
+        def split(name: str, x: jax.Array, heads: int, axis: str) -> jax.Array:
+            return project(name, x, heads * c.head_dim, ("embed", axis)).reshape(*x.shape[:2], heads, c.head_dim)
+
+        q = split("query", x, c.heads, "heads")
         if past is not None and index is None:
             k, v = past
         else:
             source = x if memory is None else memory
-            project = functools.partial(dense, c.kv_heads * c.head_dim, kernel_axes=("embed", "kv"), bias_axes=("kv",))
-            k = project(name="key")(source).reshape(*source.shape[:2], c.kv_heads, c.head_dim)
-            v = project(name="value")(source).reshape(*source.shape[:2], c.kv_heads, c.head_dim)
+            k, v = (split(name, source, c.kv_heads, "kv") for name in ("key", "value"))
         if positions is not None:
-            q, k = rotate(q, positions, c.rope_theta), rotate(k, positions, c.rope_theta)
+            q, k = (rotate(part, positions, rope_frequencies(c)) for part in (q, k))
         if index is not None:
             k, v = (jax.lax.dynamic_update_slice(p, new, (0, index, 0, 0)) for p, new in zip(past, (k, v), strict=True))
         q = nn.with_logical_constraint(q, ("batch", "length", "act_heads", None))
@@ -213,9 +218,17 @@ class Attention(nn.Module):
         if x.shape[0] % rows:
             raise ValueError(f"attention: {x.shape[0]} rows of queries cannot share {rows} rows of memory evenly.")
         mask = None if mask is None else mask[:, None]
-        out = attend(q.reshape(rows, -1, c.heads, c.head_dim), k, v, mask=mask)
+        out = attend(
+            q.reshape(rows, -1, c.heads, c.head_dim),
+            k,
+            v,
+            mask=mask,
+            bias=bias,
+            scale=c.attention_scale or None,
+            softcap=c.attention_softcap,
+        )
         out = out.reshape(*x.shape[:2], c.heads * c.head_dim)
-        return dense(x.shape[-1], kernel_axes=("heads", "embed"), bias_axes=("embed",), name="out")(out), (k, v)
+        return project("out", out, x.shape[-1], ("heads", "embed")), (k, v)
 
 
 class MLP(nn.Module):
@@ -258,6 +271,7 @@ class Block(nn.Module):
         x: jax.Array,
         *,
         mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
         positions: jax.Array | None = None,
         memory: Tokens | None = None,
         past: dict[str, jax.Array] | None = None,
@@ -266,15 +280,25 @@ class Block(nn.Module):
         drop_path: jax.Array | float = 0.0,
         train: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """x: [B, N, D] -> ([B, N, D], the layer's part of the cache). memory.mask: [Bm, M], or [B, N, M] pairs."""
+        """x: [B, N, D] -> ([B, N, D], the layer's part of the cache). memory.mask: [Bm, M], or [B, N, M] pairs.
+
+        mask, bias, positions: of the self-attention, see `Attention`.
+        """
         c = self.config
         kept: dict[str, jax.Array] = {}
 
-        def residual(x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, gate: str = "") -> jax.Array:
-            norm = Norm(c, self.dtype, name=name)
+        def residual(
+            x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, gated: bool = False
+        ) -> jax.Array:
+            norm = Norm(c, self.dtype, name=f"{name}_norm")
             out = branch(norm(x) if c.norm_first else x)
-            if gate:
-                value = self.param(gate, nn.with_logical_partitioning(nn.initializers.zeros, ()), ())
+            if c.norm_after:
+                out = Norm(c, self.dtype, name=f"{name}_out_norm")(out)
+            if c.layer_scale:
+                boxed = nn.with_logical_partitioning(nn.initializers.constant(1e-5), ("embed",))
+                out = out * self.param(f"{name}_layer_scale", boxed, out.shape[-1:]).astype(out.dtype)
+            if gated:
+                value = self.param(f"{name}_gate", nn.with_logical_partitioning(nn.initializers.zeros, ()), ())
                 out = out * jnp.tanh(value).astype(out.dtype)
             if train and c.dropout:
                 out = nn.Dropout(c.dropout, deterministic=False)(out)
@@ -287,7 +311,7 @@ class Block(nn.Module):
         def attention(x: jax.Array) -> jax.Array:
             old = None if index is None else (past["k"], past["v"])
             out, (kept["k"], kept["v"]) = Attention(c, self.dtype, name="attention")(
-                x, mask=mask, positions=positions, past=old, index=index
+                x, mask=mask, bias=bias, positions=positions, past=old, index=index
             )
             return out
 
@@ -302,12 +326,12 @@ class Block(nn.Module):
 
         reads = self.cross != "none" and (memory is not None or (past is not None and "memory_k" in past))
         if reads and self.cross == "gated":
-            x = residual(x, cross_attention, "cross_norm", "cross_gate")
-            x = residual(x, MLP(c, self.dtype, name="cross_mlp"), "cross_mlp_norm", "cross_mlp_gate")
+            x = residual(x, cross_attention, "cross", gated=True)
+            x = residual(x, MLP(c, self.dtype, name="cross_mlp"), "cross_mlp", gated=True)
         if not self.cross_only:
-            x = residual(x, attention, "attention_norm")
+            x = residual(x, attention, "attention")
         if reads and self.cross == "plain":
-            x = residual(x, cross_attention, "cross_norm")
+            x = residual(x, cross_attention, "cross")
         if not self.cross_only:
-            x = residual(x, MLP(c, self.dtype, name="mlp"), "mlp_norm")
+            x = residual(x, MLP(c, self.dtype, name="mlp"), "mlp")
         return x, kept

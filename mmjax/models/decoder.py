@@ -11,9 +11,12 @@ import jax.numpy as jnp
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
+from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense, contract
-from mmjax.models.text_encoder import TokenEmbedding, check_positions, longest, positions_of
-from mmjax.models.transformer import Cache, Tokens, Transformer, TransformerConfig, empty_cache
+from mmjax.models.positions import positions_of
+from mmjax.models.text_encoder import TokenEmbedding, check_positions, longest
+from mmjax.models.tokens import Tokens
+from mmjax.models.transformer import Cache, Transformer, empty_cache
 
 
 class Decoded(NamedTuple):
@@ -41,7 +44,7 @@ class DecoderConfig(TransformerConfig):
 
     memory: str = choice("cross_attention", "gated_cross_attention", "prefix")
     length: int = 512
-    position: str = choice("learned", "rope", "sincos", "none")
+    position: str = choice("learned", "rope", "sincos", "relative", "none")
     tie: bool = True
     scale_embedding: bool = False
 
@@ -118,13 +121,13 @@ class Decoder(nn.Module):
             positions = positions_of(x.shape[:2], mask, start, segments)
         limit = longest(c, x.shape[1], segments) if cache is None else cache.valid.shape[1]
         x = self.embed.place(x, positions, limit)
-        x, cache = self.transformer(
+        x, cache, _ = self.transformer(
             x,
             mask=mask,
             segments=segments,
             causal=True,
             prefix=prefix,
-            positions=positions if c.position == "rope" else None,
+            positions=positions,
             memory=memory,
             cache=cache,
             train=train,

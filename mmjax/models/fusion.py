@@ -11,9 +11,11 @@ import jax.numpy as jnp
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
+from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense
 from mmjax.models.heads import Pool
-from mmjax.models.transformer import Tokens, Transformer, TransformerConfig
+from mmjax.models.tokens import Tokens
+from mmjax.models.transformer import Transformer
 
 
 class Fused(NamedTuple):
@@ -65,14 +67,14 @@ class Fusion(nn.Module):
         if c.name == "concat":
             tokens = self._concat(text, image)
             stack = Transformer(c, self.dtype, name="transformer")
-            x, _ = stack(tokens.x, mask=tokens.mask, segments=tokens.segments, train=train)
+            x = stack(tokens.x, mask=tokens.mask, segments=tokens.segments, train=train).x
             tokens = tokens._replace(x=x)
         elif c.name == "none" or text is None:
             tokens = image if text is None else text
         else:
             gated = c.name == "gated_cross_attention"
             stack = Transformer(c, self.dtype, "gated" if gated else "plain", cross_only=gated, name="transformer")
-            x, _ = stack(text.x, mask=text.mask, segments=text.segments, memory=image, train=train)
+            x = stack(text.x, mask=text.mask, segments=text.segments, memory=image, train=train).x
             tokens = text._replace(x=x)
         return Fused(tokens, Pool(c.pool, c, self.dtype, name="pool")(tokens, packed=packed))
 

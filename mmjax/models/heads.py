@@ -8,8 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.models.block import MLP, Attention, Norm, Tokens, TransformerConfig
+from mmjax.models.block import MLP, Attention, TransformerConfig
 from mmjax.models.dense import Dense, contract
+from mmjax.models.norm import Norm
+from mmjax.models.tokens import Tokens
+
+POOLERS = ("none", "tanh")
 
 
 class AttentionPool(nn.Module):
@@ -32,8 +36,8 @@ class AttentionPool(nn.Module):
 
 
 class Pool(nn.Module):
-    """One vector a row. how: "first" token, "last" real token, "eos" (the first `eos`), "mean" over real tokens, or
-    "attention".
+    """One vector a row. how: "first" token, "last" real token, "eos" (the first `eos`), "highest_id" (the first token
+    with the highest id), "mean" over real tokens, or "attention".
     """
 
     how: str
@@ -43,8 +47,8 @@ class Pool(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens, ids: jax.Array | None = None, *, packed: int = 0) -> jax.Array:
-        """tokens.x: [B, N, D], ids: [B, N] int32 (for "eos" only) -> [B, D]. "eos" takes the last real token where
-        there is none.
+        """tokens.x: [B, N, D], ids: [B, N] int32 (for "eos" and "highest_id" only) -> [B, D]. "eos" takes the last real
+        token where there is none.
 
         packed: S, how many rows a sequence of packed tokens has at most; then -> [B, S, D], noise where it has fewer.
         """
@@ -71,12 +75,19 @@ class Pool(nn.Module):
             return (total / jnp.maximum(1, jnp.sum(members, -1, keepdims=True))).astype(x.dtype)
         if self.how == "first":
             at = jnp.argmax(members, -1)
+        elif self.how == "highest_id":
+            at = jnp.argmax(jnp.where(members, ids[:, None], -1), -1)
         else:
             at = jnp.max(jnp.where(members, jnp.arange(x.shape[1]), 0), -1)
         if self.how == "eos":
             is_eos = (ids == self.eos)[:, None] & members
             at = jnp.where(jnp.any(is_eos, -1), jnp.argmax(is_eos, -1), at)
         return jnp.take_along_axis(x, at[..., None], 1)
+
+
+def pooler(width: int, dtype: Any) -> Dense:
+    """The dense layer of the pooler "tanh": pooled = tanh(dense(pooled)) (BERT, ViT)."""
+    return Dense(width, dtype=dtype, kernel_axes=("embed", None), bias_axes=(None,), name="pooler")
 
 
 class Head(nn.Module):

@@ -20,7 +20,8 @@ from mmjax.models.fusion import Fused, Fusion, FusionConfig
 from mmjax.models.heads import Head
 from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches
 from mmjax.models.text_encoder import TextEncoder, TextEncoderConfig
-from mmjax.models.transformer import Cache, Tokens
+from mmjax.models.tokens import Tokens
+from mmjax.models.transformer import Cache
 
 __all__ = [
     "HeadSpec",
@@ -163,6 +164,8 @@ class Multimodal(nn.Module):
         if self.contrastive:
             if not (patch and text):
                 raise ConfigError("config.model: a contrastive task needs both patch_encoder and text_encoder.")
+            if patch.pool == "none":
+                raise ConfigError("config.model.patch_encoder.pool: 'none', but a contrastive task needs a vector.")
             width = c.embed_dim or patch.width
             project = {"use_bias": c.projection_bias, "dtype": dtype, "kernel_axes": ("embed", None)}
             if c.projection == "both":
@@ -192,14 +195,15 @@ class Multimodal(nn.Module):
         mask: jax.Array | None = None,
         segments: jax.Array | None = None,
         *,
+        types: jax.Array | None = None,
         packed: int = 0,
         train: bool = False,
     ) -> TextOutput:
-        """ids: [B, L] int32; mask: [B, L] bool. Of `packed` texts a row at most: segments [B, L] int32 in place of the
-        mask; pooled and embedding are then [B, packed, D].
+        """ids: [B, L] int32; mask: [B, L] bool; types: see `TextEncoder`. Of `packed` texts a row at most: segments
+        [B, L] int32 in place of the mask; pooled and embedding are then [B, packed, D].
         """
         self._need("text_encoder")
-        tokens, pooled = self.text_encoder(ids, mask, segments, packed=packed, train=train)
+        tokens, pooled = self.text_encoder(ids, mask, segments, types=types, packed=packed, train=train)
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
 
@@ -259,9 +263,9 @@ class Multimodal(nn.Module):
         for memory in memories if c.decoder else ():
             self.decode(ids, None, memory)
         for spec in self.heads:
-            if sources.get(spec.source) is None:
-                has = ", ".join(name for name, output in sources.items() if output is not None)
-                raise ConfigError(f"head '{spec.name}' reads '{spec.source}', but the model has only {has}.")
+            if getattr(sources.get(spec.source), "pooled", None) is None:
+                has = ", ".join(name for name, out in sources.items() if getattr(out, "pooled", None) is not None)
+                raise ConfigError(f"head '{spec.name}' reads '{spec.source}', but only {has} is pooled.")
             self.head(spec.name, sources[spec.source].pooled)
 
     def _need(self, part: str) -> None:

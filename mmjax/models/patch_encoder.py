@@ -12,10 +12,12 @@ import numpy as np
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
-from mmjax.models.block import Norm, Tokens, TransformerConfig
+from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense
-from mmjax.models.heads import Pool
-from mmjax.models.text_encoder import sincos_1d
+from mmjax.models.heads import POOLERS, Pool, pooler
+from mmjax.models.norm import Norm
+from mmjax.models.positions import sincos_1d
+from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer
 
 
@@ -29,7 +31,11 @@ class PatchEncoderConfig(TransformerConfig):
       stem_bias: the patch projection has a bias (CLIP's has none).
       position: "learned" (a grid of the training size, resampled bilinearly for others) or "sincos" (2-D, fixed; MoCo
         v3).
-      pool: "cls" (an extra token), "mean", or "attention" (MAP head, SigLIP).
+      pool: "cls" (an extra token), "mean", "attention" (MAP head, SigLIP), or "none": only tokens are wanted.
+      pooler: what becomes of the pooled vector: nothing, or "tanh" of a dense layer (ViT without a classifier).
+      cls_position: the extra token has a learned position of its own (ViT, CLIP, DINOv2).
+      tokens_cls: the extra token is among the tokens that others read.
+      tokens_layer: those tokens are taken this many layers before the end, without the final norm (LLaVA: 1).
       patch_dropout: share of patches that a training step leaves out (FLIP: Li et al., 2023).
     """
 
@@ -37,7 +43,11 @@ class PatchEncoderConfig(TransformerConfig):
     stem: str = choice("linear", "conv")
     stem_bias: bool = True
     position: str = choice("learned", "sincos")
-    pool: str = choice("mean", "cls", "attention")
+    pool: str = choice("mean", "cls", "attention", "none")
+    pooler: str = choice(*POOLERS)
+    cls_position: bool = False
+    tokens_cls: bool = True
+    tokens_layer: int = 0
     patch_dropout: float = 0.0
 
     def check(self, where: str) -> None:
@@ -49,6 +59,17 @@ class PatchEncoderConfig(TransformerConfig):
         if self.position == "sincos" and self.sized(where).width % 4:
             raise ConfigError(
                 f"{where}.width: position 'sincos' needs a multiple of 4, found {self.sized(where).width}."
+            )
+        if self.pool != "cls" and (self.cls_position or not self.tokens_cls):
+            raise ConfigError(
+                f"{where}.pool: found '{self.pool}', but cls_position or tokens_cls speak of an extra token. Expected "
+                f"'cls', or neither of them."
+            )
+        if self.pool == "none" and self.pooler != "none":
+            raise ConfigError(f"{where}.pooler: found '{self.pooler}' with pool 'none'. Expected 'none', or a pool.")
+        if not 0 <= self.tokens_layer <= self.sized(where).depth:
+            raise ConfigError(
+                f"{where}.tokens_layer: found {self.tokens_layer}, expected 0 to the depth {self.sized(where).depth}."
             )
         if not 0 <= self.patch_dropout < 1:
             raise ConfigError(f"{where}.patch_dropout: found {self.patch_dropout}, expected a share in [0, 1).")
@@ -92,12 +113,13 @@ class PatchEncoder(nn.Module):
     @nn.compact
     def __call__(
         self, image: jax.Array | Patches, mask: jax.Array | None = None, *, train: bool = False
-    ) -> tuple[Tokens, jax.Array]:
+    ) -> tuple[Tokens, jax.Array | None]:
         """image: [B, H, W, 3], uint8, or float that is normalised already, with mask [B, N] bool, patches that are
         real; or `Patches`.
 
         Returns tokens [B, N, D] (N = H/p * W/p, and one more in front with pool "cls") and the pooled vectors [B, D].
-        Of packed pictures: tokens with segments (S more in front with pool "cls"), and [B, S, D].
+        Of packed pictures: tokens with segments (S more in front with pool "cls"), and [B, S, D]. Pool "none" gives
+        None, and `tokens_cls=False` no token more.
         """
         c = self.config.sized()
         project = Dense(
@@ -129,9 +151,15 @@ class PatchEncoder(nn.Module):
         if c.pool == "cls":
             tokens = self._with_cls(tokens, present)
         stack = Transformer(c, self.dtype, name="transformer")
-        tokens = tokens._replace(x=stack(tokens.x, mask=tokens.mask, segments=tokens.segments, train=train)[0])
-        how, packed = "first" if c.pool == "cls" else c.pool, 0 if present is None else present.shape[1]
-        return tokens, Pool(how, c, self.dtype, name="pool")(tokens, packed=packed)
+        out = stack(tokens.x, mask=tokens.mask, segments=tokens.segments, tap=c.tokens_layer, train=train)
+        packed, pooled = 0 if present is None else present.shape[1], None
+        if c.pool != "none":
+            pool = Pool("first" if c.pool == "cls" else c.pool, c, self.dtype, name="pool")
+            pooled = pool(tokens._replace(x=out.x), packed=packed)
+        if c.pooler == "tanh":
+            pooled = jnp.tanh(pooler(c.width, self.dtype)(pooled))
+        tokens = tokens._replace(x=out.early if c.tokens_layer else out.x)
+        return tokens if c.tokens_cls else jax.tree.map(lambda v: v[:, packed or 1 :], tokens), pooled
 
     def _normalised(self, pixels: jax.Array) -> jax.Array:
         """[..., 3] -> the same in the compute type; uint8 with mean and std of each channel taken off."""
@@ -202,6 +230,8 @@ class PatchEncoder(nn.Module):
         x, mask, segments = tokens
         boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, None, "embed"))
         cls = self.param("cls", boxed, (1, 1, x.shape[-1])).astype(self.dtype)
+        if self.config.cls_position:
+            cls = cls + self.param("cls_position", boxed, (1, 1, x.shape[-1])).astype(self.dtype)
         if present is not None:
             first = jnp.where(present, jnp.arange(1, present.shape[1] + 1), 0)
             segments = jnp.concatenate([first, segments], 1)

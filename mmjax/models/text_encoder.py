@@ -8,13 +8,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
+from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import contract
-from mmjax.models.heads import Pool
-from mmjax.models.transformer import Tokens, Transformer, TransformerConfig
+from mmjax.models.heads import POOLERS, Pool, pooler
+from mmjax.models.positions import positions_of, sincos_1d
+from mmjax.models.tokens import Tokens
+from mmjax.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,29 @@ class TextEncoderConfig(TransformerConfig):
     Attributes:
       length: longest text in tokens, the size of the table of learned positions.
       causal: a token sees only those before it (CLIP); False sees all (BERT, SigLIP).
-      position: "learned", "rope" (rotary), "sincos" (Vaswani et al., 2017), or "none".
-      pool: "eos" (first end token, CLIP), "last" real token, "cls" (first token, BERT), "mean", or "attention".
+      position: "learned", "rope" (rotary), "sincos" (Vaswani et al., 2017), "relative" (T5), or "none".
+      pool: "eos" (first end token, CLIP), "last" real token, "cls" (first token, BERT), "highest_id" (the end token of
+        CLIP's first files, whose config says another), "mean", or "attention".
+      pooler: what becomes of the pooled vector: nothing, or "tanh" of a dense layer (BERT).
       scale_embedding: multiply embeddings by sqrt(width) (Gemma).
+      token_types: rows of a table that tells two sentences apart (BERT); all are of type 0 unless said. 0: no table.
+      read_padding: padding is read like any other token (SigLIP).
     """
 
     length: int = 128
     causal: bool = False
-    position: str = choice("learned", "rope", "sincos", "none")
-    pool: str = choice("eos", "last", "cls", "mean", "attention")
+    position: str = choice("learned", "rope", "sincos", "relative", "none")
+    pool: str = choice("eos", "last", "cls", "highest_id", "mean", "attention")
+    pooler: str = choice(*POOLERS)
     scale_embedding: bool = False
+    token_types: int = 0
+    read_padding: bool = False
 
     def check(self, where: str) -> None:
         super().check(where)
         check_positions(self, where)
+        if self.token_types < 0:
+            raise ConfigError(f"{where}.token_types: found {self.token_types}, expected 0 (no table) or more.")
 
 
 def check_positions(config: Any, where: str) -> None:
@@ -53,12 +64,13 @@ def check_positions(config: Any, where: str) -> None:
 
 
 class TokenEmbedding(nn.Module):
-    """Embeddings of ids, with positions added where they are not rotary."""
+    """Embeddings of ids, with positions added where they are not the stack's. types: rows of the table of types."""
 
     config: Any
     vocab_size: int
     dtype: Any = jnp.float32
     where: str = "config.model.text_encoder"
+    types: int = 0
 
     def setup(self) -> None:
         c = self.config
@@ -71,10 +83,19 @@ class TokenEmbedding(nn.Module):
                 "position", nn.with_logical_partitioning(init, (None, "embed")), (c.length, c.width)
             )
 
-    def embed(self, ids: jax.Array) -> jax.Array:
-        """ids: [B, L] -> [B, L, D], without positions."""
+        if self.types:
+            self.token_type = self.param(
+                "token_type", nn.with_logical_partitioning(init, (None, "embed")), (self.types, c.width)
+            )
+
+    def embed(self, ids: jax.Array, types: jax.Array | None = None) -> jax.Array:
+        """ids: [B, L], types: [B, L] (None: 0) -> [B, L, D], without positions."""
         x = jnp.take(self.table, ids, axis=0).astype(self.dtype)
-        return x * jnp.asarray(self.config.width**0.5, self.dtype) if self.config.scale_embedding else x
+        if self.config.scale_embedding:
+            x = x * jnp.asarray(self.config.width**0.5, self.dtype)
+        if self.types:
+            x = x + jnp.take(self.token_type, 0 if types is None else types, axis=0).astype(self.dtype)
+        return x
 
     def place(self, x: jax.Array, positions: jax.Array, limit: int) -> jax.Array:
         """Adds positions [B, L] < `limit` to x [B, L, D]. ConfigError where the learned table is shorter."""
@@ -110,49 +131,30 @@ class TextEncoder(nn.Module):
         mask: jax.Array | None = None,
         segments: jax.Array | None = None,
         *,
+        types: jax.Array | None = None,
         packed: int = 0,
         train: bool = False,
     ) -> tuple[Tokens, jax.Array]:
-        """ids: [B, L] int32; mask: [B, L] bool, real tokens (None: all are). Returns tokens [B, L, D] and pooled [B,
-        D].
+        """ids: [B, L] int32; mask: [B, L] bool, real tokens (None: all are); types: [B, L] int32, of `token_types`.
+        Returns tokens [B, L, D] and pooled [B, D].
 
         segments: [B, L] int32, of `packed` texts a row at most, in place of the mask; pooled is then [B, packed, D].
         """
         c = self.config.sized("config.model.text_encoder")
-        embedding = TokenEmbedding(c, self.vocab_size, self.dtype, name="embed")
-        mask = mask if segments is None else segments > 0
+        if c.read_padding and segments is not None:
+            raise ConfigError("config.model.text_encoder.read_padding: packed texts have no padding. Set it to false.")
+        if types is not None and not c.token_types:
+            raise ConfigError("config.model.text_encoder.token_types: 0, but the batch has types. Set how many.")
+        embedding = TokenEmbedding(c, self.vocab_size, self.dtype, types=c.token_types, name="embed")
+        mask = None if c.read_padding else mask if segments is None else segments > 0
         positions = positions_of(ids.shape, mask, segments=segments)
-        x = embedding.place(embedding.embed(ids), positions, longest(c, ids.shape[1], segments))
-        x, _ = Transformer(c, self.dtype, name="transformer")(
-            x,
-            mask=mask,
-            segments=segments,
-            causal=c.causal,
-            positions=positions if c.position == "rope" else None,
-            train=train,
-        )
+        x = embedding.place(embedding.embed(ids, types), positions, longest(c, ids.shape[1], segments))
+        stack = Transformer(c, self.dtype, name="transformer")
+        x = stack(x, mask=mask, segments=segments, causal=c.causal, positions=positions, train=train).x
         tokens = Tokens(x, mask, segments)
         how = "first" if c.pool == "cls" else c.pool
-        return tokens, Pool(how, c, self.dtype, self.eos, name="pool")(tokens, ids, packed=packed)
-
-
-def positions_of(
-    shape: tuple[int, ...],
-    mask: jax.Array | None,
-    start: jax.Array | int = 0,
-    segments: jax.Array | None = None,
-) -> jax.Array:
-    """Positions [B, L] int32 that count real tokens only, so that padding anywhere shifts nothing.
-
-    With segments [B, L], each a stretch of the row, they start anew in each.
-    """
-    if mask is None:
-        mask = jnp.ones(shape, bool)
-    count = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
-    if segments is not None:
-        begins = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
-        count -= jax.lax.cummax(jnp.where(begins, count - mask, 0), axis=1)
-    return jnp.maximum(0, count - 1 + start)
+        pooled = Pool(how, c, self.dtype, self.eos, name="pool")(tokens, ids, packed=packed)
+        return tokens, jnp.tanh(pooler(c.width, self.dtype)(pooled)) if c.pooler == "tanh" else pooled
 
 
 def longest(config: Any, length: int, segments: jax.Array | None) -> int:
@@ -160,10 +162,3 @@ def longest(config: Any, length: int, segments: jax.Array | None) -> int:
     is what the packer has to see to; a longer one makes its sequence NaN.
     """
     return length if segments is None else min(length, config.length)
-
-
-def sincos_1d(length: int, width: int) -> np.ndarray:
-    """Fixed positions [L, D] float32: sin, then cos (Vaswani et al., 2017, 3.5)."""
-    half = width // 2
-    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half) / max(1, half - 1))
-    return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)

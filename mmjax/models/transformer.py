@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.block import POLICIES, Block, Norm, Tokens, TransformerConfig, same_row
-
-__all__ = ["Cache", "Tokens", "Transformer", "TransformerConfig", "empty_cache"]
+from mmjax.models.block import POLICIES, Block, TransformerConfig
+from mmjax.models.norm import Norm
+from mmjax.models.positions import positions_of, relative_bucket
+from mmjax.models.tokens import Tokens, same_row
 
 
 class Cache(NamedTuple):
@@ -30,6 +32,16 @@ class Cache(NamedTuple):
     valid: jax.Array
     index: jax.Array
     memory_mask: jax.Array | None = None
+
+
+class Stacked(NamedTuple):
+    """x: [B, N, D] after the whole stack; cache: with x in it, None without one; early: [B, N, D] after the layers that
+    come before the last `tap`, and before the final norm.
+    """
+
+    x: jax.Array
+    cache: Cache | None
+    early: jax.Array
 
 
 class Transformer(nn.Module):
@@ -58,15 +70,17 @@ class Transformer(nn.Module):
         positions: jax.Array | None = None,
         memory: Tokens | None = None,
         cache: Cache | None = None,
+        tap: int = 0,
         train: bool = False,
-    ) -> tuple[jax.Array, Cache | None]:
-        """x: [B, N, D] -> ([B, N, D], the cache with x in it).
+    ) -> Stacked:
+        """x: [B, N, D] -> `Stacked`.
 
         mask: [B, N] bool, real tokens, or [B, N, N] bool, (query, key) pairs.
         segments: [B, N] int32, of packed rows (see `Tokens`). They read the memory's segment of their number, or all of
           a memory without segments. Not with a cache.
         causal: a token sees none after it, except those of prefix [B, N] bool, which all may see.
-        positions: [B, N], turns on rotary positions. memory: Bm rows, Bm dividing B.
+        positions: [B, N], which must count real tokens where a cache is used; None does so.
+        memory: Bm rows, Bm dividing B.
         cache: attention is causal over its slots; without `memory`, the memory of an earlier step is read again.
         """
         c = self.config
@@ -91,6 +105,10 @@ class Transformer(nn.Module):
                     )
                 seen = same_row(segments, memory.segments)
             memory = Tokens(memory.x.astype(self.dtype), seen)
+        if positions is None:
+            start = 0 if cache is None else jnp.sum(cache.valid, 1, keepdims=True, dtype=jnp.int32)
+            real = None if mask is None or mask.ndim == 3 else mask
+            positions = positions_of(x.shape[:2], real, start, segments)
         memory_mask = None
         if cache is not None:
             mask, cache = _attend_to_slots(cache, mask, prefix, x.shape[:2])
@@ -107,50 +125,74 @@ class Transformer(nn.Module):
                 seen = seen[None] if prefix is None else seen | prefix[:, None]
                 mask = seen if mask is None else seen & mask
 
+        bias = near = None
+        if c.position == "relative" or c.window:
+            slots = positions if cache is None else positions_of(cache.valid.shape, cache.valid)
+            distance = slots[:, None] - positions[:, :, None]
+            if c.position == "relative":
+                bias = self._relative_bias(distance, causal or cache is not None)
+            if c.window:
+                near = jnp.abs(distance) < c.window
+
         block = Block(c, self.dtype, self.cross, self.cross_only, parent=None)
         layers = [self._layer(block, i) for i in range(c.depth)]
         rates = np.float32(c.drop_path) * np.arange(c.depth, dtype=np.float32) / np.float32(max(1, c.depth - 1))
 
-        def apply_block(params, x, key, rate, past, shared):
-            index, mask, positions, memory, memory_mask = shared
+        narrow = np.arange(c.depth) % 2 == 0  # layers with a window
+
+        def apply_block(x, params, key, rate, narrow, past):
+            seen = mask
+            if near is not None:
+                seen = near | ~narrow if mask is None else mask & (near | ~narrow)
             return block.apply(
                 {"params": params},
                 x,
-                mask=mask,
-                positions=positions,
+                mask=seen,
+                bias=bias,
+                positions=positions if c.position == "rope" else None,
                 memory=memory,
                 past=past,
-                index=index,
+                index=None if cache is None else cache.index,
                 memory_mask=memory_mask,
                 drop_path=rate,
                 train=train,
                 rngs=None if key is None else {"dropout": key},
             )
 
-        shared = (None if cache is None else cache.index, mask, positions, memory, memory_mask)
-        if cache is not None:  # generation: a loop, for a scan would copy the whole cache at each token
-            pasts = []
-            for params, past in zip(layers, cache.layers, strict=True):
-                x, kept = apply_block(params, x, None, 0.0, past, shared)
-                pasts.append(kept)
-            cache = cache._replace(layers=tuple(pasts), index=cache.index + x.shape[1])
-        else:
+        def through(x, start, stop):
+            """The layers from start to stop."""
 
             def step(x, layer):
-                return apply_block(layer[0], x, *layer[1:], None, shared)[0]
+                return apply_block(x, *layer, None)[0]
 
             if c.remat != "none":
                 step = jax.checkpoint(step, policy=POLICIES[c.remat], prevent_cse=not c.scan)
-            if c.scan:
-                stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-                keys = None if keys is None else jnp.stack(keys)
-                x, _ = jax.lax.scan(lambda x, layer: (step(x, layer), None), x, (stacked, keys, rates))
-            else:
-                for i, layer in enumerate(layers):
-                    x = step(x, (layer, None if keys is None else keys[i], rates[i]))
-        if c.norm_first and not self.cross_only:
+            each = [(layers[i], keys and keys[i], rates[i], narrow[i]) for i in range(start, stop)]
+            if not c.scan or not each:
+                return functools.reduce(step, each, x)
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+            return jax.lax.scan(lambda x, layer: (step(x, layer), None), x, stacked)[0]
+
+        if cache is not None:  # generation: a loop, for a scan would copy the whole cache at each token
+            pasts = []
+            for i, past in enumerate(cache.layers):
+                x, kept = apply_block(x, layers[i], None, 0.0, narrow[i], past)
+                pasts.append(kept)
+            early, new = x, cache._replace(layers=tuple(pasts), index=cache.index + x.shape[1])
+        else:
+            early = through(x, 0, c.depth - tap)
+            x, new = through(early, c.depth - tap, c.depth), None
+        if c.norm_first and c.final_norm and not self.cross_only:
             x = Norm(c, self.dtype, name="final_norm")(x)
-        return x, cache
+        return Stacked(x, new, early)
+
+    def _relative_bias(self, distance: jax.Array, causal: bool) -> jax.Array:
+        """Of distances [B, N, M] -> [B, H, N, M] float32."""
+        c = self.config
+        boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, None))
+        table = self.param("relative_bias", boxed, (c.relative_buckets, c.heads))
+        rows = relative_bucket(distance, c.relative_buckets, c.relative_distance, causal)
+        return jnp.moveaxis(jnp.take(table, rows, axis=0), -1, 1)
 
     def _layer(self, block: Block, i: int) -> Any:
         """Parameters of layer i, without their boxes. Only `init` traces the block to make them."""

@@ -8,13 +8,13 @@ import pytest
 from mmjax.models.activations import ACTIVATIONS
 
 X = np.linspace(-6, 6, 49)
-SIGMOID = {"quick_gelu": 1.702, "silu": 1.0}
+SIGMOID = {"quick_gelu": 1.702, "silu": 1.0, "swish": 1.0}
 
 
 def truth(name, x):
     if name == "gelu":
         return np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
-    if name == "gelu_tanh":
+    if name in ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh"):
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return np.maximum(x, 0) if name == "relu" else x / (1 + np.exp(-SIGMOID[name] * x))
 

@@ -203,7 +203,7 @@ def test_training_draws_dropout_and_evaluation_does_not():
         Forward(model, params, batch(), train=True).text()
 
 
-@pytest.mark.parametrize(("pool", "at"), [("eos", 2), ("last", 3), ("cls", 0)])
+@pytest.mark.parametrize(("pool", "at"), [("eos", 2), ("last", 3), ("cls", 0), ("highest_id", 3)])
 def test_texts_are_pooled_where_the_config_says(pool, at):
     encoder = TextEncoder(TextEncoderConfig(**SMALL, pool=pool), 20, eos=2)
     ids, mask = jnp.array([[1, 7, 2, 9, 0]]), jnp.array([[1, 1, 1, 1, 0]], bool)
@@ -212,7 +212,7 @@ def test_texts_are_pooled_where_the_config_says(pool, at):
     np.testing.assert_array_equal(pooled, out.x[:, at])
 
 
-@pytest.mark.parametrize("position", ["learned", "rope", "sincos", "none"])
+@pytest.mark.parametrize("position", ["learned", "rope", "sincos", "relative", "none"])
 def test_only_positions_tell_the_order_of_a_text(position):
     encoder = TextEncoder(TextEncoderConfig(**SMALL, pool="mean", position=position), 20)
     ids = jnp.array([[4, 5, 6, 7]])

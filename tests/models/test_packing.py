@@ -10,13 +10,13 @@ import pytest
 
 from mmjax.data.packing import Row, make_room, packed_arrays, patch_arrays
 from mmjax.losses.language import next_token_loss
-from mmjax.models.block import Tokens
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.forward import Forward
 from mmjax.models.fusion import FusionConfig
 from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds, initialise
 from mmjax.models.patch_encoder import PatchEncoderConfig
 from mmjax.models.text_encoder import TextEncoder, TextEncoderConfig
+from mmjax.models.tokens import Tokens
 
 TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 16}
 IMAGE = 3

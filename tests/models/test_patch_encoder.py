@@ -189,3 +189,61 @@ def test_patches_of_another_size_and_a_stem_of_convolutions_are_errors():
     encoder, params = make(patch=2)
     with pytest.raises(ConfigError, match="patch_encoder.patch: found patches of 48 values in the batch, expected 12"):
         encoder.apply({"params": params}, patches)
+
+
+def test_cls_position_is_added_to_the_extra_token():
+    encoder, params = make(pool="cls", cls_position=True)
+    plain = make(pool="cls")[0]
+    moved = {**params, "cls": params["cls"] + params["cls_position"]}
+    want = plain.apply({"params": {k: v for k, v in moved.items() if k != "cls_position"}}, pixels(1, 8, 12, 3))
+    got = encoder.apply({"params": params}, pixels(1, 8, 12, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+    assert float(jnp.max(jnp.abs(params["cls_position"]))) > 0
+
+
+def test_tokens_may_be_those_of_an_earlier_layer_without_the_extra_token():
+    image = pixels(2, 8, 12, 3)
+    encoder, params = make(depth=3, pool="cls", tokens_layer=1, tokens_cls=False)
+    tokens, pooled = encoder.apply({"params": params}, image)
+    short = make(depth=2, pool="cls", final_norm=False)[0]
+    kept = {**params, "transformer": {k: v for k, v in params["transformer"].items() if k.startswith("block_0")}}
+    np.testing.assert_allclose(tokens.x, short.apply({"params": kept}, image)[0].x[:, 1:], atol=1e-5)
+    np.testing.assert_array_equal(pooled, make(depth=3, pool="cls")[0].apply({"params": params}, image)[1])
+
+
+def test_packed_pictures_lose_as_many_extra_tokens_as_they_have():
+    values = [np.asarray(pixels(*side, 3)) for side in ((8, 12), (4, 8))]
+    arrays = patch_arrays([values], 4, 10, pictures=3)
+    parts = (arrays["image"], *(arrays[f"image_{k}"] for k in ("position", "grid", "mask", "segment")))
+    patches = Patches(*map(jnp.asarray, parts))
+    encoder, params = make(pool="cls", tokens_cls=False)
+    tokens, pooled = encoder.apply({"params": params}, patches)
+    assert tokens.x.shape[1] == 10 and pooled.shape == (1, 3, 8)
+    np.testing.assert_array_equal(tokens.segments, patches.segments)
+    alone = encoder.apply({"params": params}, jnp.asarray(values[1])[None])[0].x
+    np.testing.assert_allclose(tokens.x[tokens.segments == 2], alone[0], atol=1e-5)
+
+
+def test_pooler_is_tanh_of_a_dense_layer_and_pool_none_gives_no_vector():
+    image = pixels(1, 8, 12, 3)
+    encoder, params = make(pool="cls", pooler="tanh")
+    plain = {k: v for k, v in params.items() if k != "pooler"}
+    tokens, pooled = make(pool="cls")[0].apply({"params": plain}, image)
+    want = np.tanh(np.float64(pooled) @ np.float64(params["pooler"]["kernel"]) + np.float64(params["pooler"]["bias"]))
+    np.testing.assert_allclose(encoder.apply({"params": params}, image)[1], want, atol=1e-5)
+    encoder, params = make(pool="none")
+    assert encoder.apply({"params": params}, image)[1] is None and "pool" not in params
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pool": "mean", "cls_position": True}, "t.pool: found 'mean', but cls_position"),
+        ({"pool": "mean", "tokens_cls": False}, "t.pool: found 'mean', but cls_position or tokens_cls"),
+        ({"pool": "none", "pooler": "tanh"}, "t.pooler: found 'tanh' with pool 'none'"),
+        ({"tokens_layer": 5, "depth": 4}, "t.tokens_layer: found 5, expected 0 to the depth 4"),
+    ],
+)
+def test_options_that_would_do_nothing_are_errors(values, message):
+    with pytest.raises(ConfigError, match=message):
+        build(PatchEncoderConfig, values, "t")
