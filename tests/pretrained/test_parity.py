@@ -1,4 +1,4 @@
-"""Every family against torch: hidden states, pooled vectors, logits and greedy tokens on random weights of odd sizes."""
+"""Every family against torch: hidden states, pooled vectors, logits, greedy tokens; random weights of odd sizes."""
 
 import functools
 
