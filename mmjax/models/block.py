@@ -34,6 +34,7 @@ BIASED = {
     "none": (),
     "qkv": ("query", "key", "value"),
     "no_key": ("query", "value", "out"),
+    "out": ("out",),
 }
 kernel_init = nn.initializers.xavier_uniform()
 
@@ -54,8 +55,8 @@ class TransformerConfig:
       final_norm: the final norm of a pre-norm stack; False leaves it out.
       layer_scale: what each branch adds is multiplied by a learned vector (Touvron et al., 2021; DINOv2).
       bias: dense layers and layernorms have biases.
-      attention_bias: which projections of attention have one: as `bias` says (""), "all", "none", "qkv" (Qwen 2), or
-        "no_key" (Whisper).
+      attention_bias: which projections of attention have one: as `bias` says (""), "all", "none", "qkv" (Qwen 2),
+        "no_key" (Whisper), or "out" (a ViT with qkv_bias off).
       attention_scale: of the attention logits; 0 is head_dim ** -0.5 (T5 has 1).
       attention_softcap: attention logits become cap * tanh(logits / cap) (Gemma 2); 0 leaves them.
       window: every second layer, from the first, reads only keys less than `window` tokens away (Gemma 2); 0: all do.

@@ -132,8 +132,8 @@ class Multimodal(nn.Module):
       image_size: (height, width) in pixels, of the processor. mean, std: of pixels in [0, 1].
       tokens: the tokenizer's vocabulary size and special tokens.
       heads: the heads that the tasks ask for.
-      contrastive: "sigmoid" or "softmax" builds the projections into one space, and scale and bias as that loss starts;
-        "" does not.
+      contrastive: "sigmoid" or "softmax" builds the projections of the towers that are there into one space, and with
+        both scale and bias ("sigmoid") as that loss starts; "" does not.
       dtype: of the computation: `config.dtype`, resolved. Parameters are float32.
     """
 
@@ -162,19 +162,20 @@ class Multimodal(nn.Module):
             self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype)
         self.head_of = {spec.name: Head(spec.outputs, dtype, name=f"head_{spec.name}") for spec in self.heads}
         if self.contrastive:
-            if not (patch and text):
-                raise ConfigError("config.model: a contrastive task needs both patch_encoder and text_encoder.")
-            if patch.pool == "none":
+            if patch and patch.pool == "none":
                 raise ConfigError("config.model.patch_encoder.pool: 'none', but a contrastive task needs a vector.")
-            width = c.embed_dim or patch.width
+            width = c.embed_dim or (patch or text).width
             project = {"use_bias": c.projection_bias, "dtype": dtype, "kernel_axes": ("embed", None)}
-            if c.projection == "both":
+            if patch and c.projection == "both":
                 self.image_projection = Dense(width, **project)
-            self.text_projection = Dense(width, **project)
-            boxed = lambda value: nn.with_logical_partitioning(nn.initializers.constant(value), ())  # noqa: E731
-            scale, bias = CONTRASTIVE_START[self.contrastive]
-            self.log_scale = self.param("contrastive_log_scale", boxed(scale), ())
-            self.bias = self.param("contrastive_bias", boxed(bias), ())
+            if text:
+                self.text_projection = Dense(width, **project)
+            if patch and text:
+                boxed = lambda value: nn.with_logical_partitioning(nn.initializers.constant(value), ())  # noqa: E731
+                scale, bias = CONTRASTIVE_START[self.contrastive]
+                self.log_scale = self.param("contrastive_log_scale", boxed(scale), ())
+                # A softmax over logits is the same whatever is added to all of them.
+                self.bias = self.param("contrastive_bias", boxed(bias), ()) if bias else jnp.zeros(())
 
     def encode_image(
         self, image: jax.Array | Patches, mask: jax.Array | None = None, *, train: bool = False
