@@ -46,12 +46,17 @@ class ModelConfig:
       projection: which towers are mapped into that space: "both" (CLIP), or "text" (LiT, SigLIP: embed_dim is then the
         picture's width).
       projection_bias: those maps have a bias (SigLIP).
+      text_vector: what gives the vector of a text alone: the "text_encoder", or the "fusion" run without a picture
+        (BLIP, whose one text stack does both).
+      share_embedding: the decoder reads the text encoder's table of embeddings (T5).
     """
 
     dtype: str = choice("auto", "float32", "bfloat16")
     embed_dim: int = 0
     projection: str = choice("both", "text")
     projection_bias: bool = False
+    text_vector: str = choice("text_encoder", "fusion")
+    share_embedding: bool = False
     patch_encoder: PatchEncoderConfig | None = dataclasses.field(default_factory=PatchEncoderConfig)
     text_encoder: TextEncoderConfig | None = None
     fusion: FusionConfig = dataclasses.field(default_factory=FusionConfig)
@@ -68,7 +73,15 @@ class ModelConfig:
                 raise ConfigError(
                     f"{where}.embed_dim: found {self.embed_dim}; with projection 'text' expected 0 or {width}."
                 )
-        self.fusion.sized(f"{where}.fusion", like.sized(where))
+        fusion = self.fusion.sized(f"{where}.fusion", like.sized(where))
+        if self.text_vector == "fusion" and (self.text_encoder is None or fusion.name == "none"):
+            raise ConfigError(f"{where}.text_vector: 'fusion' needs text_encoder and a fusion.name other than 'none'.")
+        if self.share_embedding:
+            widths = [part and part.sized(where).width for part in (self.text_encoder, self.decoder)]
+            if None in widths or len(set(widths)) > 1:
+                raise ConfigError(
+                    f"{where}.share_embedding: found widths {widths} of text_encoder and decoder; expected both, equal."
+                )
 
 
 def resolve_dtype(name: str, platform: str) -> str:
@@ -159,7 +172,8 @@ class Multimodal(nn.Module):
         self.fusion = Fusion(fusion, dtype)
         if decoder:
             memory_width = (patch or text or decoder).width if c.fusion.name == "none" else fusion.width
-            self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype)
+            shared = self.text_encoder.embed if c.share_embedding else None
+            self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype, shared)
         self.head_of = {spec.name: Head(spec.outputs, dtype, name=f"head_{spec.name}") for spec in self.heads}
         if self.contrastive:
             if not (patch and text):
@@ -204,6 +218,8 @@ class Multimodal(nn.Module):
         """
         self._need("text_encoder")
         tokens, pooled = self.text_encoder(ids, mask, segments, types=types, packed=packed, train=train)
+        if self.config.text_vector == "fusion":
+            pooled = self.fusion(tokens, None, packed=packed, train=train).pooled
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
 
@@ -220,13 +236,22 @@ class Multimodal(nn.Module):
         segments: jax.Array | None = None,
         cache: Cache | None = None,
         position: jax.Array | None = None,
+        prefix: jax.Array | None = None,
         placed: bool = False,
         train: bool = False,
     ) -> Decoded:
         """See `Decoder`. ids: [B * K, L] int32; memory: [B, N, D]."""
         self._need("decoder")
         return self.decoder(
-            ids, mask, memory, segments=segments, cache=cache, positions=position, placed=placed, train=train
+            ids,
+            mask,
+            memory,
+            segments=segments,
+            cache=cache,
+            positions=position,
+            prefix=prefix,
+            placed=placed,
+            train=train,
         )
 
     def decoder_logits(self, hidden: jax.Array) -> jax.Array:
