@@ -204,7 +204,7 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
     """
     placed = layout(model, mesh, config.adapt)
     source = initialisation.source_of(config.init)
-    match = None if source is None else initialisation.match(config.init, source.shapes, placed.shapes)
+    match = None if source is None else initialisation.match(config.init, source, placed.shapes)
     factors = [n for n in placed.shapes if lora.is_factor(n)]
     rows, batch = len(data.train[config.first_stream]), config.data.batch_size(config.first_stream)
     total = config.train.total_steps(batch, rows)
@@ -244,7 +244,7 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
         start = stop
     if match and (idle := [n for n in match.new if n not in touched]):
         raise ConfigError(
-            f"config.optimizer: {len(idle)} parameters begin at random and are never trained, for '{config.init.path}' "
+            f"config.optimizer: {len(idle)} parameters begin at random and are never trained, for '{config.init}' "
             f"lacks them: {initialisation.listed(idle)}. Add them to optimizer.train, or leave out what needs them."
         )
     plan = plans[-1]
@@ -262,9 +262,10 @@ def initial_params(config: Config, model: Multimodal, placed: Layout) -> Flat:
     source, given = initialisation.source_of(config.init), {}
     drawn = list(placed.shapes)
     if source is not None:
-        found = initialisation.match(config.init, source.shapes, placed.shapes)
-        given = source.read(placed.abstract(found.taken) | initialisation.as_given(placed, source.shapes, found.grown))
-        drawn = [n for n in placed.shapes if n not in found.taken]
+        found = initialisation.match(config.init, source, placed.shapes)
+        whole = {*found.taken, *found.adapted}
+        given = source.read(placed.abstract(whole) | initialisation.as_given(placed, source.shapes, found.grown))
+        drawn = [n for n in placed.shapes if n not in whole]
 
     def make(key: jax.Array, given: Flat) -> Flat:
         factors = {n: placed.shapes[n] for n in drawn if lora.is_factor(n)}

@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|predict|data|doctor`.
+"""The command line: `mmjax train|eval|predict|import|export|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -64,6 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--question", help="asked about every picture")
     predict.add_argument("--labels", help="comma-separated texts, ranked by how well they fit each picture")
     predict.add_argument("--out", type=Path, help="a PNG panel of pictures and predictions")
+
+    imported = command("import", _import, "Read a Hugging Face folder into a workdir that every other command reads.")
+    imported.add_argument("folder", metavar="HF_DIR", help="config.json, safetensors, vocabulary, ...")
+    imported.add_argument("--workdir", type=Path, required=True, help="a new folder")
+
+    export = command("export", _export, "Write a trained workdir as a Hugging Face folder.")
+    export.add_argument("out", metavar="OUT", type=Path, help="a new folder")
+    export.add_argument("--workdir", type=Path, required=True)
+    export.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+    export.add_argument("--to", choices=("hf",), default="hf", help="the layout of the folder")
+    export.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the tensors")
 
     data = commands.add_parser("data", help=(text := "Look at data, time it, pack it."), description=text)
     _data_commands(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
@@ -133,6 +144,18 @@ def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     return predict(
         known.workdir, known.checkpoint, overrides, known.image, question=known.question, labels=labels, out=known.out
     )
+
+
+def _import(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.pretrained.importing import import_folder
+
+    return import_folder(known.folder, known.workdir, overrides)
+
+
+def _export(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.pretrained.export import export_workdir
+
+    return export_workdir(known.workdir, known.checkpoint, overrides, known.out, known.dtype)
 
 
 def _inspect(known: argparse.Namespace, overrides: dict[str, str]) -> int:

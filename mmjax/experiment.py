@@ -14,7 +14,7 @@ from mmjax.config import build_dataclass, merge, nest, plain, read_file
 from mmjax.data.processor import ProcessorConfig
 from mmjax.data.sources import SourceConfig
 from mmjax.errors import ConfigError, did_you_mean
-from mmjax.initialisation import InitConfig, inherit_processor
+from mmjax.initialisation import InitConfig, inherit
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
 from mmjax.optim import OptimizerConfig
@@ -72,7 +72,7 @@ class DataConfig:
         value = dict(value)
         train = _named(value.get("train", {}), "main", f"{where}.train")
         train = {name: {**own, "stream": own.get("stream") or name} for name, own in train.items()}
-        streams = {own["stream"]: own for own in reversed(train.values())}
+        streams = {own["stream"]: own for own in reversed(train.values())} or {"main": {}}
         first = next(iter(train.values()), {"stream": "main"})["stream"]
         tolerated = {"max_bad_fraction": value.get("max_bad_fraction", 0.0)}
         for group in SETS:
@@ -235,11 +235,14 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
 
-    def check(self, where: str) -> None:
+    def check_trainable(self, where: str = "config") -> None:
+        """What a run needs beyond what a model needs that was imported, and is only evaluated."""
         if not self.data.train:
             raise ConfigError(f"{where}.data.train.path: missing. It names the file or folder to train on.")
         if not self.tasks:
             raise ConfigError(f"{where}.tasks: empty. Expected at least one, as tasks.contrastive.weight=1.")
+
+    def check(self, where: str) -> None:
         for name, sources in self.data.streams.items():
             sizes = sorted({source.batch_size for source in sources.values()})
             if sizes[0] < 1:
@@ -252,7 +255,7 @@ class Config:
                     "whose sources are mixed into one batch. Expected one number."
                 )
         for name, task in self.tasks.items():
-            if task.stream and task.stream not in self.data.streams:
+            if task.stream and self.data.train and task.stream not in self.data.streams:
                 near = did_you_mean(task.stream, self.data.streams)
                 raise ConfigError(
                     f"{where}.tasks.{name}.stream: no stream '{task.stream}' in {where}.data.train.{near}"
@@ -280,7 +283,7 @@ class Config:
 
     @property
     def first_stream(self) -> str:
-        return next(iter(self.data.streams))
+        return next(iter(self.data.streams), "main")
 
     def tasks_of(self, stream: str) -> dict[str, Task]:
         """The tasks that read a stream, by name."""
@@ -296,8 +299,10 @@ def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tup
     mapping = merge(read_file(file), nest(overrides))
     if smoke:
         mapping = shrink(mapping)
-    mapping = inherit_processor(mapping)
-    return from_mapping(mapping), mapping
+    mapping = inherit(mapping)
+    config = from_mapping(mapping)
+    config.check_trainable()
+    return config, mapping
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Config:

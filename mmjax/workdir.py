@@ -56,6 +56,13 @@ class Workdir:
             )
         return int(wanted)
 
+    model, tasks = None, {}  # a config on top of a run says both itself
+
+    @staticmethod
+    def adapts(name: str, shape: tuple[int, ...]) -> str:
+        """See `mmjax/initialisation.py`."""
+        return ""
+
     @property
     def settings(self) -> dict[str, Any]:
         """The plain `config.processor` that the run was made with."""

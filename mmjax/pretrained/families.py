@@ -7,7 +7,15 @@ from types import ModuleType
 
 from mmjax.errors import ConfigError, did_you_mean
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "vit",
+    "dinov2",
+    "clip",
+    "siglip",
+    "bert",
+    "gpt2",
+    "llama",
+)
 
 
 def families() -> list[ModuleType]:

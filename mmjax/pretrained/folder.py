@@ -14,6 +14,7 @@ from typing import Any
 from mmjax.errors import ConfigError, did_you_mean
 from mmjax.pretrained.families import family_of
 from mmjax.pretrained.family import Described, Tensor
+from mmjax.pretrained.settings import check_spellings
 from mmjax.pretrained.tensor_files import Stored, open_tensors
 
 _SHOWN = 4  # tensors that a message names
@@ -58,6 +59,7 @@ def open_folder(path: str | Path, where: str) -> Folder:
         raise ConfigError(f"{where}: no file '{folder / 'config.json'}'. Expected a Hugging Face folder.")
     raw = read_json(folder / "config.json", where)
     family = family_of(str(raw.get("model_type")), f"{where}: '{folder / 'config.json'}'")
+    check_spellings(raw, f"{where}: '{folder / 'config.json'}'")
     config = complete_config(folder, where)
     tensors = open_tensors(folder, where)
     described = family.read(config, frozenset(tensors))
