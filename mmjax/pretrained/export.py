@@ -19,12 +19,11 @@ from mmjax.pretrained.exporting import completed, describe_export
 from mmjax.pretrained.families import families, family_of
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.folder import read_json
-from mmjax.pretrained.importing import ORIGIN
+from mmjax.pretrained.origin import ORIGIN
 from mmjax.pretrained.processor_files import write_processor
 from mmjax.pretrained.tensor_files import DTYPES, Stored, ToWrite, open_tensors, write_tensors
 
 _DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
-_UNREAD = "contrastive_bias"  # a model of CLIP's loss has one, which that loss does not read
 
 
 def export_workdir(workdir: Path, checkpoint: str, overrides: Mapping[str, str], out: Path, dtype: str) -> int:
@@ -101,7 +100,7 @@ def _laid(
 def _tensors(described: Described, params: Mapping[str, jax.Array], dtype: np.dtype) -> Iterator[ToWrite]:
     """Every parameter in the family's layout. ConfigError for one that has no place."""
     held = {name for tensor in described.tensors for name in tensor.ours}
-    homeless = [n for n in params if n not in held and (n != _UNREAD or described.contrastive != "softmax")]
+    homeless = [n for n in params if n not in held]
     if homeless:
         more = f" and {len(homeless) - 1} more" if len(homeless) > 1 else ""
         raise ConfigError(

@@ -7,10 +7,8 @@ import shutil
 from pathlib import Path
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pretrained"
-WORDS = (
-    "a photo of red green blue yellow circle square triangle is the there what which where above below left right big "
-    "small dog cat one two three colour shape and with no yes in on"
-).split()
+WORDS = """a an photo of red green blue yellow orange purple circle square triangle star cross is the there what which
+where above below left right big small dog cat one two three colour shape and with no yes in on""".split()
 SPECIAL = ("<pad>", "<bos>", "<unk>")
 
 
