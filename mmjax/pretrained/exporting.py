@@ -92,10 +92,14 @@ def _differences(described: Described, model: Multimodal) -> Iterator[str]:
             yield from _fields(name, _plainly(ours.sized(name)), _plainly(theirs.sized(name)))
     if model.contrastive:
         yield from _fields("model", model.config, read, skip={*PARTS, "fusion"})
-    for name in ("image_size", "vocab_size", "contrastive"):
-        ours = model.tokens.vocab_size if name == "vocab_size" else getattr(model, name)
-        has = model.config.patch_encoder is not None if name == "image_size" else name == "contrastive" or ours
-        if has and ours != getattr(described, name):
+    reads = model.config.text_encoder or model.config.decoder
+    checked = {
+        "image_size": model.config.patch_encoder and model.image_size,
+        "vocab_size": model.tokens.vocab_size if reads else 0,
+        "contrastive": model.contrastive,
+    }
+    for name, ours in checked.items():
+        if ours != getattr(described, name):
             yield f"{name} is {ours!r}, and would be {getattr(described, name)!r}"
     heads = {h.name: (h.outputs, h.source) for h in model.heads}
     if heads != dict(described.heads):
