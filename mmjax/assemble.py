@@ -110,7 +110,7 @@ def build_model(config: Config, processor: Processor) -> Multimodal:
     needs = frozenset().union(*(task.needs for task in config.tasks.values()))
     return Multimodal(
         config=config.model,
-        image_size=(processor.image.size, processor.image.size),
+        image_size=processor.image.sides,
         mean=processor.image.mean,
         std=processor.image.std,
         tokens=token_ids(processor),
@@ -204,7 +204,7 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
     """
     placed = layout(model, mesh, config.adapt)
     source = initialisation.source_of(config.init)
-    match = None if source is None else initialisation.match(config.init, source.shapes, placed.shapes)
+    match = None if source is None else initialisation.match(config.init, source, placed.shapes)
     factors = [n for n in placed.shapes if lora.is_factor(n)]
     rows, batch = len(data.train[config.first_stream]), config.data.batch_size(config.first_stream)
     total = config.train.total_steps(batch, rows)
@@ -215,14 +215,10 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
         length = duration.steps(stage.length, total=total, **sizes, where=f"{where}.length") if stage.length else 0
         stop = start + length if length else total
         if not start < stop <= total:
-            raise ConfigError(
-                f"{where}: from step {start} to {stop} of {total}. Expected a part of the run for each stage."
-            )
+            raise ConfigError(f"{where}: found steps {start} to {stop} of {total}, expected a part of the run.")
         trainable, frozen = optim.split(list(placed.shapes), stage.optimizer, factors, f"{where}.optimizer")
         if both := [n for n in trainable if lora.factors_of(n)[0] in placed.shapes and n.endswith("/kernel")]:
-            raise ConfigError(
-                f"{where}.optimizer.train: '{both[0]}' is trained, and config.adapt.lora adapts it. Expected one of both."
-            )
+            raise ConfigError(f"{where}.optimizer.train: '{both[0]}' is trained, but config.adapt.lora adapts it.")
         tx, schedule = optim.build_optimizer(
             stage.optimizer,
             {n: placed.shapes[n] for n in trainable},
@@ -244,7 +240,7 @@ def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan
         start = stop
     if match and (idle := [n for n in match.new if n not in touched]):
         raise ConfigError(
-            f"config.optimizer: {len(idle)} parameters begin at random and are never trained, for '{config.init.path}' "
+            f"config.optimizer: {len(idle)} parameters begin at random and are never trained, for '{config.init}' "
             f"lacks them: {initialisation.listed(idle)}. Add them to optimizer.train, or leave out what needs them."
         )
     plan = plans[-1]
@@ -262,9 +258,10 @@ def initial_params(config: Config, model: Multimodal, placed: Layout) -> Flat:
     source, given = initialisation.source_of(config.init), {}
     drawn = list(placed.shapes)
     if source is not None:
-        found = initialisation.match(config.init, source.shapes, placed.shapes)
-        given = source.read(placed.abstract(found.taken) | initialisation.as_given(placed, source.shapes, found.grown))
-        drawn = [n for n in placed.shapes if n not in found.taken]
+        found = initialisation.match(config.init, source, placed.shapes)
+        whole = {*found.taken, *found.adapted}
+        given = source.read(placed.abstract(whole) | initialisation.as_given(placed, source.shapes, found.grown))
+        drawn = [n for n in placed.shapes if n not in whole]
 
     def make(key: jax.Array, given: Flat) -> Flat:
         factors = {n: placed.shapes[n] for n in drawn if lora.is_factor(n)}

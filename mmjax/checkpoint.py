@@ -183,7 +183,7 @@ class Checkpointer:
         return None
 
     def best_step(self, best: str = "", mode: str = "") -> int | None:
-        """The complete step with the best figure `best` (default: of the config); None when no checkpoint carries it."""
+        """The complete step with the best figure `best` (default: the config's); None when no checkpoint carries it."""
         best, mode = best or self.config.best, mode or self.config.best_mode
         if not best:
             return None

@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|predict|data|doctor`.
+"""The command line: `mmjax train|eval|predict|merge|import|export|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--workdir", type=Path, required=True)
     evaluate.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
 
+    merged = command("merge", _merge, "Write a workdir that needs nothing else: LoRA merged, base inside.")
+    merged.add_argument("--workdir", type=Path, required=True)
+    merged.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+    merged.add_argument("--out", type=Path, required=True, help="a new workdir, for eval, predict and init.path")
+
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
     predict.add_argument("--workdir", type=Path, required=True)
     predict.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
@@ -64,6 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--question", help="asked about every picture")
     predict.add_argument("--labels", help="comma-separated texts, ranked by how well they fit each picture")
     predict.add_argument("--out", type=Path, help="a PNG panel of pictures and predictions")
+
+    imported = command("import", _import, "Read a Hugging Face folder into a workdir that every other command reads.")
+    imported.add_argument("folder", metavar="HF_DIR", help="config.json, safetensors, vocabulary, ...")
+    imported.add_argument("--workdir", type=Path, required=True, help="a new folder")
+
+    export = command("export", _export, "Write a trained workdir as a Hugging Face folder.")
+    export.add_argument("out", metavar="OUT", type=Path, help="a new folder")
+    export.add_argument("--workdir", type=Path, required=True)
+    export.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+    export.add_argument("--to", choices=("hf",), default="hf", help="the layout of the folder")
+    export.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the tensors")
 
     data = commands.add_parser("data", help=(text := "Look at data, time it, pack it."), description=text)
     _data_commands(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
@@ -126,6 +142,12 @@ def _eval(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     return evaluate(known.workdir, known.checkpoint, overrides)
 
 
+def _merge(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.merge import merge
+
+    return merge(known.workdir, known.checkpoint, overrides, known.out)
+
+
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.predict import predict
 
@@ -133,6 +155,18 @@ def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     return predict(
         known.workdir, known.checkpoint, overrides, known.image, question=known.question, labels=labels, out=known.out
     )
+
+
+def _import(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.pretrained.importing import import_folder
+
+    return import_folder(known.folder, known.workdir, overrides)
+
+
+def _export(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.pretrained.export import export_workdir
+
+    return export_workdir(known.workdir, known.checkpoint, overrides, known.out, known.dtype)
 
 
 def _inspect(known: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -23,6 +23,7 @@ def generate(
     pad: int | None = None,
     prefix_ids: jax.Array | None = None,
     prefix_mask: jax.Array | None = None,
+    prefix_full: bool = False,
     placed: bool = False,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -37,6 +38,7 @@ def generate(
       memory: [Bm, N, D], Bm dividing B; read once.
       prefix_ids, prefix_mask: [B, P], the prompt, bos included; padding may stand anywhere. None: bos alone, a row a
         memory row.
+      prefix_full: the prompt is read both ways (PaliGemma).
       placed: the prompt holds the `<image>` placeholders (see `Decoder`).
       temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature), which needs
         `rng`.
@@ -64,7 +66,16 @@ def generate(
 
     in_front = None if placed else memory  # placeholders are slots of the prompt already
     cache = model.apply(variables, rows, start + length, in_front, method="start_cache")
-    decoded = model.apply(variables, prefix_ids, prefix_mask, memory, cache=cache, placed=placed, method="decode")
+    decoded = model.apply(
+        variables,
+        prefix_ids,
+        prefix_mask,
+        memory,
+        cache=cache,
+        prefix=prefix_mask if prefix_full else None,
+        placed=placed,
+        method="decode",
+    )
     last = jnp.max(jnp.where(prefix_mask, jnp.arange(start), 0), axis=1)
     logits = jnp.take_along_axis(decoded.logits, last[:, None, None], axis=1)[:, 0]
     token, done = pick(logits, jnp.zeros(rows, bool), jnp.zeros((), jnp.int32))

@@ -86,9 +86,13 @@ class Evaluation:
         )
 
     def run(self, name: str, stream: str, source: Source, params: Mapping[str, jax.Array]) -> Result:
-        """Evaluates one set with flat `params`."""
+        """Evaluates one set with flat `params`. Baselines are fitted on the training set of its stream; on the set itself
+        where there is none, as of an imported model.
+        """
         tasks = self.config.tasks_of(stream)
-        judges = {n: t.evaluator(self.processor, self.train[stream]) for n, t in tasks.items()}
+        if stream not in self.train:
+            print(f"{name}: no config.data.train; baselines are fitted on this very set.")
+        judges = {n: t.evaluator(self.processor, self.train.get(stream, source)) for n, t in tasks.items()}
         pipeline, sums, panel = self.pipeline(stream, source), {}, []
         step = self._step(stream)
         with Feed({stream: pipeline}, self.mesh, 0, pipeline.steps) as feed:

@@ -14,7 +14,7 @@ from mmjax.config import build_dataclass, merge, nest, plain, read_file
 from mmjax.data.processor import ProcessorConfig
 from mmjax.data.sources import SourceConfig
 from mmjax.errors import ConfigError, did_you_mean
-from mmjax.initialisation import InitConfig, inherit_processor
+from mmjax.initialisation import InitConfig, inherit
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
 from mmjax.optim import OptimizerConfig
@@ -72,7 +72,7 @@ class DataConfig:
         value = dict(value)
         train = _named(value.get("train", {}), "main", f"{where}.train")
         train = {name: {**own, "stream": own.get("stream") or name} for name, own in train.items()}
-        streams = {own["stream"]: own for own in reversed(train.values())}
+        streams = {own["stream"]: own for own in reversed(train.values())} or {"main": {}}
         first = next(iter(train.values()), {"stream": "main"})["stream"]
         tolerated = {"max_bad_fraction": value.get("max_bad_fraction", 0.0)}
         for group in SETS:
@@ -125,7 +125,7 @@ class EarlyStop:
                 raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected 0 or more.")
 
     def asks(self, values: Sequence[float], mode: str) -> bool:
-        """Whether the last of the figures so far, one an evaluation, is one too many without a change. mode: max or min."""
+        """Whether the figures so far, one an evaluation, end with `patience` of no change. mode: max or min."""
         if not self.patience:
             return False
         sign = 1 if mode == "max" else -1
@@ -138,7 +138,7 @@ class EarlyStop:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A part of the run with an optimizer of its own: `config.optimizer` with the keys that are given here in place of its.
+    """A part of the run with an optimizer of its own: `config.optimizer` with the keys that are given here.
 
     Attributes:
       length: a duration; the last stage has none and takes what is left. Schedule and warm-up are those of the stage.
@@ -155,8 +155,8 @@ class TrainConfig:
     Attributes:
       steps, epochs, examples: how long. Epochs and examples count rows (pictures) of the first stream.
       accumulate: microbatches a step; the loss is that of the whole batch.
-      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average, and shows
-        the weights as they are beside it.
+      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average, and
+        shows the weights as they are beside it.
       early_stop: whether the run may end sooner.
       seed: of everything random: initial parameters, row order, augmentation, dropout.
       log_every: steps between lines of metrics.jsonl.
@@ -235,11 +235,14 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
 
-    def check(self, where: str) -> None:
+    def check_trainable(self, where: str = "config") -> None:
+        """What a run needs beyond what a model needs that was imported, and is only evaluated."""
         if not self.data.train:
             raise ConfigError(f"{where}.data.train.path: missing. It names the file or folder to train on.")
         if not self.tasks:
             raise ConfigError(f"{where}.tasks: empty. Expected at least one, as tasks.contrastive.weight=1.")
+
+    def check(self, where: str) -> None:
         for name, sources in self.data.streams.items():
             sizes = sorted({source.batch_size for source in sources.values()})
             if sizes[0] < 1:
@@ -252,7 +255,7 @@ class Config:
                     "whose sources are mixed into one batch. Expected one number."
                 )
         for name, task in self.tasks.items():
-            if task.stream and task.stream not in self.data.streams:
+            if task.stream and self.data.train and task.stream not in self.data.streams:
                 near = did_you_mean(task.stream, self.data.streams)
                 raise ConfigError(
                     f"{where}.tasks.{name}.stream: no stream '{task.stream}' in {where}.data.train.{near}"
@@ -269,8 +272,9 @@ class Config:
                 raise ConfigError(f"{where}.stages.{name}.length: found '{stage.length}', expected {expected}.")
         if self.train.early_stop.patience and not (self.checkpoint.best and self.eval.every):
             raise ConfigError(
-                f"{where}.train.early_stop: goes by the figure {where}.checkpoint.best at every {where}.eval.every; found "
-                f"'{self.checkpoint.best}' and '{self.eval.every}'. Set both, as in checkpoint.best=validation/vqa/accuracy."
+                f"{where}.train.early_stop: goes by the figure {where}.checkpoint.best at every {where}.eval.every; "
+                f"found '{self.checkpoint.best}' and '{self.eval.every}'. Set both, as in "
+                "checkpoint.best=validation/vqa/accuracy."
             )
         unread = [n for n in self.data.streams if not self.tasks_of(n)]
         if unread:
@@ -280,7 +284,7 @@ class Config:
 
     @property
     def first_stream(self) -> str:
-        return next(iter(self.data.streams))
+        return next(iter(self.data.streams), "main")
 
     def tasks_of(self, stream: str) -> dict[str, Task]:
         """The tasks that read a stream, by name."""
@@ -296,8 +300,10 @@ def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tup
     mapping = merge(read_file(file), nest(overrides))
     if smoke:
         mapping = shrink(mapping)
-    mapping = inherit_processor(mapping)
-    return from_mapping(mapping), mapping
+    mapping = inherit(mapping)
+    config = from_mapping(mapping)
+    config.check_trainable()
+    return config, mapping
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Config:
@@ -313,7 +319,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> Config:
 
 
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The one smoke rule: small widths, depth 2, batches of 8, one step (a stage); built-in sets in their smallest version.
+    """The one smoke rule: small widths, depth 2, batches of 8, a step a stage; built-in sets in their smallest version.
 
     Retrieval searches the whole of such a set, for a gallery may be larger. Nothing else changes.
     """

@@ -5,20 +5,23 @@ A source is what `init.path` names. Whatever its kind it has
     shapes      {flat name: shape} of the parameters that it gives
     read(wanted)    {name: ShapeDtypeStruct with a sharding} -> {name: array}
     identity    {"path", "step", "sha256"}, kept in each checkpoint that leaves the source's parameters out
-    settings    the plain `config.processor` that a run on top of it begins with, or None
+    adapts(name, shape)     how a parameter becomes one of another shape, in words; "" where it cannot
+    model       the plain `config.model` that its weights are for, or None where the config has to say it
+    tasks       keys of `config.tasks.NAME` by the task's kind that a run begins with
+    settings    the plain `config.processor` that a run on top of it begins with (parts of it), or None
     processor   its fitted Processor, or None
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmjax.config import build, differences, merge, plain
+from mmjax.config import build, differences, flatten, merge, plain
 from mmjax.errors import ConfigError
 from mmjax.optim import select
 
@@ -28,30 +31,48 @@ if TYPE_CHECKING:
 
 WHERE = "config.init"
 _EMBEDDINGS = ("embed/embedding", "decoder/output")  # their rows are the tokenizer's tokens
+PARTS = ("patch_encoder", "text_encoder", "decoder")
 _HEAD = "head_"  # the columns of a head are the processor's answers or labels
 
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
     """Attributes:
-    path: the workdir of an earlier run: every parameter that it has is taken, the others begin at random. "" begins all
-      at random.
-    checkpoint: of that run: "best", "latest" or a step.
+    path: the workdir of an earlier run, or a Hugging Face folder: every parameter that it has is taken, the others
+      begin at random. "" begins all at random.
+    patch_encoder, text_encoder, decoder: the same for one part of the model alone, each from a folder of its own.
+    checkpoint: of an earlier run: "best", "latest" or a step.
     fresh: patterns of parameters that begin at random although the source has them.
     """
 
     path: str = ""
+    patch_encoder: str = ""
+    text_encoder: str = ""
+    decoder: str = ""
     checkpoint: str = "best"
     fresh: tuple[str, ...] = ()
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """{key of this config: folder}, of those that are set."""
+        return {name: path for name in ("path", *PARTS) if (path := getattr(self, name))}
+
+    def __str__(self) -> str:
+        return self.path if [*self.paths] == ["path"] else ", ".join(f"{n}={path}" for n, path in self.paths.items())
+
     def check(self, where: str) -> None:
-        if self.fresh and not self.path:
+        if self.fresh and not self.paths:
             raise ConfigError(f"{where}.fresh: says what is not taken, but {where}.path is empty.")
 
 
 def source_of(init: InitConfig) -> Any:
     """What `init` names, as a source; None where a run begins at random."""
-    return open_source(init.path, init.checkpoint) if init.path else None
+    opened = {name: open_source(path, init.checkpoint, f"{WHERE}.{name}") for name, path in init.paths.items()}
+    if [*opened] in ([], ["path"]):
+        return opened.get("path")
+    from mmjax.combined import Combined
+
+    return Combined(opened)
 
 
 def open_source(path: str | Path, checkpoint: str = "best", where: str = f"{WHERE}.path") -> Any:
@@ -61,15 +82,14 @@ def open_source(path: str | Path, checkpoint: str = "best", where: str = f"{WHER
         from mmjax.workdir import Workdir
 
         return Workdir(folder, checkpoint, where=where)
-    if _is_published(folder):
-        raise ConfigError(f"{where}: '{path}' is a Hugging Face folder. Expected an mmjax workdir.")
-    raise ConfigError(f"{where}: '{path}' is no workdir of an 'mmjax train' run (no checkpoints in it).")
+    if (folder / "config.json").is_file():
+        from mmjax.pretrained.source import Published
 
-
-def _is_published(folder: Path) -> bool:
-    """Whether a folder is a Hugging Face model."""
-    file = folder / "config.json"
-    return file.is_file() and "model_type" in json.loads(file.read_text()) and any(folder.glob("*.safetensors"))
+        return Published(folder, where)
+    raise ConfigError(
+        f"{where}: '{path}' is no workdir of an 'mmjax train' run (no checkpoints in it), and no Hugging Face folder "
+        "(no config.json)."
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- parameters
@@ -79,11 +99,13 @@ class Match:
 
     Attributes:
       taken: from the source as they are.
+      adapted: from the source in another shape, and how.
       grown: heads with more classes than the source's: its columns first, then new ones.
       new: begin at random. unused: only the source has them.
     """
 
     taken: tuple[str, ...] = ()
+    adapted: Mapping[str, str] = dataclasses.field(default_factory=dict)
     grown: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
@@ -95,6 +117,7 @@ class Match:
             f"init: {len(self.taken)} of {len(shapes)} parameters ({size(self.taken):,} of {size(shapes):,} numbers) "
             f"are those of {path}"
         ]
+        lines += [f"  {name}: {how}" for name, how in self.adapted.items()]
         for what, names in (("grown by classes", self.grown), ("begin anew", self.new)):
             if names:
                 lines.append(f"  {what}: {len(names)} ({size(names):,} numbers): {listed(names)}")
@@ -103,13 +126,14 @@ class Match:
         return "\n".join(lines)
 
 
-def match(init: InitConfig, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]) -> Match:
-    """Compares a source's shapes with the model's.
+def match(init: InitConfig, source: Any, wanted: Mapping[str, Any]) -> Match:
+    """Compares a source's parameters with the model's, {name: shape}.
 
     Raises ConfigError for a pattern in `fresh` that matches nothing, a parameter of another shape that `fresh` does not
     name, and a source that has nothing in common with the model.
     """
     fresh = set().union(*(select(list(wanted), pattern, f"{WHERE}.fresh") for pattern in init.fresh))
+    given, adapted = source.shapes, {}
     taken, grown, new, wrong = [], [], [], []
     for name, leaf in wanted.items():
         shape = tuple(leaf.shape)
@@ -119,20 +143,22 @@ def match(init: InitConfig, given: Mapping[str, tuple[int, ...]], wanted: Mappin
             taken.append(name)
         elif name.startswith(_HEAD) and given[name][:-1] == shape[:-1] and given[name][-1] < shape[-1]:
             grown.append(name)
+        elif how := source.adapts(name, shape):
+            adapted[name] = how
         else:
             wrong.append(f"'{name}' is {given[name]} there, {shape} here")
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ConfigError(
-            f"{WHERE}.path: '{init.path}' has other shapes: {'; '.join(wrong[:5])}{more}. Expected the model that it was "
-            f"trained as; or name these in {WHERE}.fresh, and they begin at random."
+            f"{WHERE}: '{init}' has other shapes: {'; '.join(wrong[:5])}{more}. Expected the model that it "
+            f"was trained as; or name these in {WHERE}.fresh, and they begin at random."
         )
-    if not taken and not grown:
+    if not (taken or grown or adapted):
         raise ConfigError(
-            f"{WHERE}.path: '{init.path}' has no parameter of this model. There: {listed(list(given))}. Here: "
+            f"{WHERE}: '{init}' has no parameter of this model. There: {listed(list(given))}. Here: "
             f"{listed(list(wanted))}."
         )
-    return Match(tuple(taken), tuple(grown), tuple(new), tuple(n for n in given if n not in wanted))
+    return Match(tuple(taken), adapted, tuple(grown), tuple(new), tuple(n for n in given if n not in wanted))
 
 
 def listed(names: Collection[str], most: int = 12) -> str:
@@ -148,19 +174,87 @@ def _numbers(shape: Sequence[int]) -> int:
     return total
 
 
-# ------------------------------------------------------------------------------------------------------------ processor
-def inherit_processor(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain config whose processor begins with that of `init.path`; each key that it sets otherwise is printed."""
+# ----------------------------------------------------------------------------------------------------------- the config
+def inherit(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config laid on what `init` says of the model, the tasks and the processor. Each key of the processor that
+    it sets otherwise is printed; a setting of the model that contradicts the weights is an error.
+    """
     source = source_of(build(InitConfig, mapping.get("init") or {}, WHERE))
-    settings = source.settings if source else None
-    if not settings:
+    if source is None:
         return dict(mapping)
+    laid = dict(mapping)
+    if source.model:
+        laid["model"] = lay_model(source, mapping.get("model") or {})
+    if source.tasks:
+        kinds = {name: (own or {}).get("kind", name) for name, own in (mapping.get("tasks") or {}).items()}
+        laid["tasks"] = {n: {**source.tasks.get(kind, {}), **(mapping["tasks"][n] or {})} for n, kind in kinds.items()}
+    if source.settings:
+        laid["processor"] = _lay_processor(source, mapping.get("processor") or {})
+    return laid
+
+
+def _lay_processor(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     from mmjax.data.processor import ProcessorConfig
 
-    laid = build(ProcessorConfig, merge(settings, mapping.get("processor") or {}), "config.processor")
-    for key, (old, new) in differences(settings, plain(laid)).items():
-        print(f"config.processor.{key}: {old!r} -> {new!r} overrides the source's")
-    return {**mapping, "processor": plain(laid)}
+    laid = plain(build(ProcessorConfig, merge(source.settings, own), "config.processor"))
+    theirs = plain(build(ProcessorConfig, source.settings, str(source.path)))
+    said = [
+        key for key in flatten(plain(own)) if any(key == k or key.startswith(f"{k}.") for k in flatten(source.settings))
+    ]
+    for key, (old, new) in differences(theirs, laid).items():
+        if key in said:
+            print(f"config.processor.{key}: {new!r} in place of {old!r}, which {source.path} has")
+    return laid
+
+
+# What a config may say of a part although its weights come from elsewhere: no parameter that they hold depends on it.
+_FREE = {"size", "dropout", "drop_path", "patch_dropout", "remat", "scan", "pool", "tokens_layer", "tokens_cls"}
+_FREE_ALONE = {"memory", "connector", "prefix_attention"}  # how a language model by itself reads pictures
+_SIZES = ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim")
+
+
+def lay_model(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain `config.model` of the source's weights with what a config adds; a part that it calls none is left.
+
+    Raises ConfigError where the config says otherwise than the weights.
+    """
+    from mmjax.models.multimodal import ModelConfig
+
+    hints, laid = typing.get_type_hints(ModelConfig), {**source.model, **own}
+    for name, given in source.model.items():
+        where = f"config.model.{name}"
+        said = own.get(name)
+        if isinstance(given, Mapping) and (name not in own or isinstance(said, Mapping)):
+            kind = next(k for k in (*typing.get_args(hints[name]), hints[name]) if dataclasses.is_dataclass(k))
+            alone = name == "decoder" and source.model.get("patch_encoder") is None
+            laid[name] = _lay_part(kind, given, said or {}, where, source.path, alone)
+        elif given is not None and name in own and said != given and said not in (None, "none"):
+            raise _contradiction(where, said, source.path, given)
+    return laid
+
+
+def _lay_part(
+    kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Any, alone: bool
+) -> dict[str, Any]:
+    theirs = build(kind, given, str(path)).sized(str(path))
+    said = {**given, **(dict.fromkeys(_SIZES, 0) if own.get("size") else {}), **own}
+    ours = build(kind, said, where).sized(where)
+    free = _FREE | (_FREE_ALONE if alone else set())
+    free |= {"length"} if getattr(theirs, "position", "learned") != "learned" else set()
+    for field in dataclasses.fields(kind):
+        old, new = getattr(theirs, field.name), getattr(ours, field.name)
+        if old != new and field.name not in free:
+            raise _contradiction(f"{where}.{field.name}", new, path, old)
+    return {k: v for k, v in {**given, **own}.items() if k != "size"}
+
+
+def _contradiction(where: str, found: Any, path: Any, given: Any) -> ConfigError:
+    return ConfigError(
+        f"{where}: found {found!r}, but the weights of '{path}' are for {given!r}. Leave it out to take theirs."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ processor
 
 
 def processor_start(config: Config, source: Any) -> Processor | None:
@@ -174,7 +268,7 @@ def processor_start(config: Config, source: Any) -> Processor | None:
         heads = [n for n, task in config.tasks.items() if task.features & features]
         if all(any(re.fullmatch(p, f"{_HEAD}{n}/logits/kernel") for p in config.init.fresh) for n in heads):
             start = dataclasses.replace(start, **{listing: ()})
-    if config.processor.tokenizer != build(type(config.processor.tokenizer), source.settings["tokenizer"], ""):
+    if config.processor.tokenizer != build(type(config.processor.tokenizer), source.settings.get("tokenizer", {}), ""):
         start = dataclasses.replace(start, tokenizer=None)
     return start
 
@@ -186,12 +280,12 @@ def check_processor(config: Config, source: Any, processor: Processor) -> None:
         return
     kept = lambda names: [n for n in names if not any(re.fullmatch(p, n) for p in config.init.fresh)]  # noqa: E731
     tables = kept(n for n in source.shapes if n.endswith(_EMBEDDINGS))
-    if tables and start.tokenizer.to_json() != processor.tokenizer.to_json():
+    if tables and not processor.tokenizer.extends(start.tokenizer):
         raise ConfigError(
-            f"config.processor.tokenizer: another vocabulary than that of '{config.init.path}' "
+            f"config.processor.tokenizer: another vocabulary than that of '{config.init}' "
             f"({processor.tokenizer.vocab_size} tokens here, {start.tokenizer.vocab_size} there), so that "
-            f"{', '.join(tables)} would mean other tokens. Leave config.processor.tokenizer out to take the source's, or "
-            f"name them in {WHERE}.fresh."
+            f"{', '.join(tables)} would mean other tokens. Leave config.processor.tokenizer out to take the source's, "
+            f"or name them in {WHERE}.fresh."
         )
     for listing, features in (("answers", {"answer"}), ("labels", {"label", "labels"})):
         old, new = getattr(start, listing), getattr(processor, listing)
@@ -199,8 +293,8 @@ def check_processor(config: Config, source: Any, processor: Processor) -> None:
         heads = kept(n for n in heads if n in source.shapes)
         if heads and new[: len(old)] != old:
             raise ConfigError(
-                f"config.processor.{listing}: not those of '{config.init.path}', so that the classes of {heads[0]} would "
-                f"mean others. Name it in {WHERE}.fresh to begin it anew."
+                f"config.processor.{listing}: not those of '{config.init}', so that the classes of {heads[0]} "
+                f"would mean others. Name it in {WHERE}.fresh to begin it anew."
             )
         if heads and new != old:
             print(f"config.processor.{listing}: {len(new) - len(old)} more than the source's {len(old)}")

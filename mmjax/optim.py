@@ -155,7 +155,7 @@ def _near(names: Collection[str], pattern: str) -> str:
 def split(
     names: Sequence[str], config: OptimizerConfig, factors: Collection[str] = (), where: str = WHERE
 ) -> tuple[list[str], list[str]]:
-    """Names -> (trainable, frozen), each in the order given. factors: LoRA's, which are trained if not frozen by name."""
+    """Names -> (trainable, frozen), in the order given. factors: LoRA's, which are trained if not frozen by name."""
     named = set().union(*(select(names, pattern, f"{where}.train") for pattern in config.train))
     trained = named | set(factors) if named or factors else set(names)
     frozen = set().union(*(select(names, pattern, f"{where}.freeze") for pattern in config.freeze))

@@ -33,7 +33,7 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
     epochs = plan.total_steps * config.data.batch_size(first) / len(data.train[first])
     lines.append(f"mesh {mesh}; {plan.total_steps:,} steps ({epochs:,.1f} epochs)")
     if plan.match:
-        lines.append(plan.match.text(config.init.path, plan.layout.shapes))
+        lines.append(plan.match.text(str(config.init), plan.layout.shapes))
     factors = [n for n in plan.layout.shapes if lora.is_factor(n)]
     for stage in plan.stages:
         if stage.name:
@@ -47,7 +47,7 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
 def _processor(processor: Processor) -> str:
     t = processor.tokenizer
     parts = [
-        f"{processor.image.size} px ({processor.image.resize}, {processor.image.method})",
+        f"{' x '.join(map(str, dict.fromkeys(processor.image.sides)))} px ({processor.image.resize}, {processor.image.method})",
         f"{t.vocab_size:,} tokens",
     ]
     parts += [f"{len(processor.answers)} answers"] if processor.answers else []

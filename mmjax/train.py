@@ -33,7 +33,8 @@ from mmjax.train_step import Objective, State, make_train_step
 PREEMPTED = 75
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
 _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples",
-               "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps", "init.path")  # fmt: skip
+               "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps",
+               "init.path")  # fmt: skip
 
 
 class Diverged(Exception):
@@ -73,10 +74,25 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         state = assemble.complete(built, plan, state)
         history = [tuple(entry) for entry in checkpoints.read_json(latest, "data")["history"]]
     start = int(latest or 0)
+    evaluation = Evaluation(config, model, processor, mesh, data.train)
     best, early = config.checkpoint, config.train.early_stop
-    stopped = early.asks([value for step, value in history if step > plan.start], best.best_mode) and not plan.next
-    if start >= plan.total_steps or stopped:
+    asks_to_stop = lambda: not plan.next and early.asks([v for s, v in history if s > plan.start], best.best_mode)  # noqa: E731
+
+    def show_best(end: int) -> None:
+        """Leaves the figures of the best checkpoint in eval/, where that is not the last one."""
+        chosen = checkpoints.best_step()
+        shown = {_evaluated_step(workdir, name) for name in data.validation}
+        if chosen in (None, end) or shown == {chosen}:
+            return
+        stage = first.at(chosen)
+        state = assemble.complete(built, stage, checkpoints.restore(chosen, stage.stored(stage.abstract)).state)
+        print(f"\nThe best checkpoint is that of step {chosen}; its figures are the run's:")
+        _evaluate(evaluation, data, _kinds(config, stage, state), chosen, workdir, None)
+
+    if start >= plan.total_steps or asks_to_stop():
         print(f"{workdir}: already trained to step {start} of {plan.total_steps}. Nothing to do.")
+        show_best(start)
+        checkpoints.close()
         return 0
     print(summary.run_table(built, first, data, processor))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
@@ -88,16 +104,12 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         max(1, in_steps(config.checkpoint.every)),
         in_steps(config.eval.every) if config.eval.every else 0,
     )
-    evaluation = Evaluation(config, model, processor, mesh, data.train)
     writer = MetricWriter(workdir, active=jax.process_index() == 0)
     writer.truncate_after(start)
     stop = _StopSignal()
 
     def evaluate(step: int, state: State) -> dict[str, float]:
-        kinds = {"": assemble.weights(config, plan, state)}
-        if config.train.ema:
-            kinds["_raw"] = assemble.weights(config, plan, state, average=False)
-        return _evaluate(evaluation, data, kinds, step, workdir, writer)
+        return _evaluate(evaluation, data, _kinds(config, plan, state), step, workdir, writer)
 
     def save(step: int, state: State, figures: dict[str, float] | None) -> None:
         position = {"seed": config.train.seed, "step": step, "fingerprint": data.fingerprint, "history": history}
@@ -138,17 +150,11 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                     "The same command goes on from there."
                 )
                 return PREEMPTED
-            if at_eval and not plan.next and early.asks([v for s, v in history if s > plan.start], best.best_mode):
+            if at_eval and asks_to_stop():
                 print(f"step {step}: {early.patience} evaluations without a better {best.best}; the run ends here.")
                 break
     checkpoints.wait()
-    chosen = checkpoints.best_step()
-    if chosen is not None and chosen != step:
-        plan = first.at(chosen)
-        state = assemble.complete(built, plan, checkpoints.restore(chosen, plan.stored(plan.abstract)).state)
-        print(f"\nThe best checkpoint is that of step {chosen}; its figures are the run's:")
-        kinds = {"": assemble.weights(config, plan, state)}
-        _evaluate(evaluation, data, kinds, chosen, workdir, None)
+    show_best(step)
     checkpoints.close()
     writer.close()
     for stream, pipeline in pipelines.items():
@@ -244,6 +250,20 @@ def _log(
         stage = plan.at(step)
         rate = float(stage.schedule(step - 1 - stage.start))
         writer.scalars(step, {**values, "lr": rate, **bar.throughput(), "rows": row_sums})
+
+
+def _kinds(config: Config, plan: assemble.Plan, state: State) -> dict[str, Mapping[str, jax.Array]]:
+    """The weights that are judged, by the suffix of the set's name: the run's own; beside an average, the raw ones."""
+    kinds = {"": assemble.weights(config, plan, state)}
+    if config.train.ema:
+        kinds["_raw"] = assemble.weights(config, plan, state, average=False)
+    return kinds
+
+
+def _evaluated_step(workdir: Path, name: str) -> int | None:
+    """Of which step eval/<name>.json is."""
+    file = workdir / "eval" / f"{name}.json"
+    return json.loads(file.read_text())["step"] if file.is_file() else None
 
 
 def _evaluate(

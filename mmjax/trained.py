@@ -58,7 +58,7 @@ class Trained:
         return dataclasses.replace(self, config=config, params=params, step=0)
 
     def interpolated(self, share: float) -> Mapping[str, jax.Array]:
-        """(1 - share) * base + share * trained (WiSE-FT: Wortsman et al., 2022, eq. 1); what the base lacks as trained."""
+        """(1 - share) * base + share * trained (WiSE-FT: Wortsman et al., 2022); what the base lacks as trained."""
         base = self.workdir.base
         if base is None:
             raise ConfigError("config.eval.interpolate: the run has no base, for it had no init.path.")

@@ -52,9 +52,16 @@ class Workdir:
             return steps[-1]
         if not wanted.isdigit() or int(wanted) not in steps:
             raise ConfigError(
-                f"{self._where}: no checkpoint '{wanted}' in '{self.path}', expected 'best', 'latest' or one of {steps}."
+                f"{self._where}: no checkpoint '{wanted}' in '{self.path}'. Expected 'best', 'latest' or of {steps}."
             )
         return int(wanted)
+
+    model, tasks = None, {}  # a config on top of a run says both itself
+
+    @staticmethod
+    def adapts(name: str, shape: tuple[int, ...]) -> str:
+        """See `mmjax/initialisation.py`."""
+        return ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -135,6 +142,10 @@ class Workdir:
         scale = self.meta["config"]["adapt"]["alpha"] / self.meta["config"]["adapt"]["rank"]
         laid = {n: wanted[n].sharding for n in wanted}
         return jax.jit(lambda p: lora.merge(p, scale), out_shardings=laid)(params)
+
+    def item(self, name: str) -> dict[str, Any]:
+        """One of the JSON items data, meta, processor, as it lies there."""
+        return self._checkpoints.read_json(self.step, name)
 
     def close(self) -> None:
         self._checkpoints.close()

@@ -26,9 +26,9 @@ class ImageSettings:
     """What the model sees of a picture.
 
     Attributes:
-      size: side in pixels; the batch holds [B, size, size, 3] uint8.
-      resize: "squash" the whole picture (SigLIP, ViT), or "crop": the short side becomes `size`, then the central
-        square is cut out (CLIP).
+      size: side in pixels; the batch holds [B, size, size, 3] uint8. width: where it is not the height, which is `size`.
+      resize: "squash" the whole picture (SigLIP, ViT), or "crop": the short side becomes `short_side` (0: `size`), then
+        the central square is cut out (CLIP; DINOv2 cuts 224 out of 256).
       method: interpolation, always antialiased.
       train_path: "exact" reads training pictures as evaluation does, to PIL's bit; "fast" decodes JPEGs only where the
         box is, reduced where it allows, and resizes in 16 bits (mean difference 0.2 of 255, reduced 1.3).
@@ -37,6 +37,8 @@ class ImageSettings:
     """
 
     size: int = 64
+    width: int = 0
+    short_side: int = 0
     resize: str = choice("squash", "crop")
     method: str = choice("bicubic", "bilinear")
     train_path: str = choice("exact", "fast")
@@ -47,10 +49,21 @@ class ImageSettings:
     def check(self, where: str) -> None:
         if self.size < 1:
             raise ConfigError(f"{where}.size: found {self.size}, expected the side of the picture in pixels.")
+        if self.resize == "crop" and self.width not in (0, self.size):
+            raise ConfigError(f"{where}.width: found {self.width}, but resize 'crop' cuts out a square of {self.size}.")
+        if self.short_side and (self.resize != "crop" or self.short_side < self.size):
+            raise ConfigError(
+                f"{where}.short_side: found {self.short_side}, expected {self.size} or more with resize 'crop', else 0."
+            )
         if min(self.std) <= 0:
             raise ConfigError(f"{where}.std: found {self.std}, expected positive numbers.")
         if not 0 < self.max_pixels <= _BOMB:
             raise ConfigError(f"{where}.max_pixels: found {self.max_pixels}, expected 1 to {_BOMB} (PIL's own limit).")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.size, self.width or self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +127,9 @@ def evaluation_box(height: int, width: int, settings: ImageSettings) -> Box:
     if settings.resize == "squash":
         return 0.0, 0.0, float(height), float(width)
     size, short = settings.size, min(height, width)
-    scales = height / (size * height // short), width / (size * width // short)
-    top, left = ((size * side // short - size) // 2 * s for side, s in zip((height, width), scales, strict=True))
+    target = settings.short_side or size
+    scales = height / (target * height // short), width / (target * width // short)
+    top, left = ((target * side // short - size) // 2 * s for side, s in zip((height, width), scales, strict=True))
     return top, left, size * scales[0], size * scales[1]
 
 
@@ -142,7 +156,7 @@ def random_box(height: int, width: int, draw: np.ndarray, augment: Augment) -> t
 def evaluation_image(picture: Picture, settings: ImageSettings) -> np.ndarray:
     """-> [size, size, 3] uint8, as the Hugging Face processors' PIL backend has it. Raises PictureError."""
     box = evaluation_box(picture.height, picture.width, settings)
-    return resize(decode(picture), box, (settings.size, settings.size), settings.method)
+    return resize(decode(picture), box, settings.sides, settings.method)
 
 
 def training_image(picture: Picture, draw: np.ndarray, settings: ImageSettings, augment: Augment) -> np.ndarray:
@@ -158,20 +172,20 @@ def training_image(picture: Picture, draw: np.ndarray, settings: ImageSettings, 
     fast = settings.train_path == "fast"
     if fast and picture.croppable:
         region = box if augment.crops else _around(box, picture, settings)
-        pixels, ratio, (top, left) = decode_region(picture, region, settings.size)
+        pixels, ratio, (top, left) = decode_region(picture, region, max(settings.sides))
         box = box[0] / ratio - top, box[1] / ratio - left, box[2] / ratio, box[3] / ratio
     else:
         pixels = decode(picture)
         if augment.crops:  # cut out first, as torchvision does: the filter does not read beyond the box
             top, left, height, width = box
             pixels, box = pixels[top : top + height, left : left + width], (0, 0, height, width)
-    x = resize(pixels, box, (settings.size, settings.size), settings.method, fast=fast)
+    x = resize(pixels, box, settings.sides, settings.method, fast=fast)
     return changed(x, draw, augment)
 
 
 def _around(box: Box, picture: Picture, settings: ImageSettings) -> tuple[int, int, int, int]:
     """The whole pixels of a picture that the filter reads to resize a box."""
-    around = [reach(length, settings.size, settings.method) for length in box[2:]]
+    around = [reach(box[2 + i], settings.sides[i], settings.method) for i in (0, 1)]
     top, left = (max(math.floor(box[i]) - around[i], 0) for i in (0, 1))
     bottom, right = (math.ceil(box[i] + box[i + 2]) + around[i] for i in (0, 1))
     return top, left, min(bottom, picture.height) - top, min(right, picture.width) - left

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,7 @@ def pack(
     keys = contents(source)
     options = {"threads": threads, "max_bad_fraction": max_bad_fraction, "bad_file": folder / BAD}
     pipeline = Pipeline(source, processor, features, batch_size=min(BATCH, len(source)), train=False, **options)
-    rows = max(1, SHARD // (3 * processor.image.size**2) // pipeline.batch_size) * pipeline.batch_size
+    rows = max(1, SHARD // (3 * math.prod(processor.image.sides)) // pipeline.batch_size) * pipeline.batch_size
     batches = pipeline.batches()
     steps = iter(progress(range(pipeline.steps), f"pack {source.name}"))
     size = 0

@@ -174,8 +174,8 @@ class Pipeline:
             valid &= rows == wanted
         batch |= {"row": rows.astype(np.int32), "valid": valid}
         if "image" in self.features:
-            size = self.processor.image.size
-            batch["image"] = np.stack([pixels for *_, pixels in read] or [np.zeros((size, size, 3), np.uint8)])
+            blank = np.zeros((*self.processor.image.sides, 3), np.uint8)
+            batch["image"] = np.stack([pixels for *_, pixels in read] or [blank])
             batch["image"] = batch["image"][: len(read)]
         return batch
 
@@ -227,7 +227,7 @@ class Pipeline:
         """[size, size, 3] uint8; blank for a conversation without a picture. Raises PictureError."""
         settings = self.processor.image
         if "image" not in record:
-            return np.zeros((settings.size, settings.size, 3), np.uint8)
+            return np.zeros((*settings.sides, 3), np.uint8)
         picture = examine(record["image"], settings.max_pixels)
         if not self.train:
             return evaluation_image(picture, settings)

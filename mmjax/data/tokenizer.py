@@ -156,6 +156,13 @@ class Tokenizer:
         ids = ids[: ids.index(self.eos)] if self.eos in ids else ids
         return self.backend.decode([i for i in ids if i != self.pad], skip_special_tokens=True).strip()
 
+    def extends(self, other: Tokenizer) -> bool:
+        """Whether every token of another is here under the same id, and starts, ends and fills texts alike."""
+        own, theirs = (t.backend.get_vocab(with_added_tokens=True) for t in (self, other))
+        marks = ("bos", "eos", "pad", "start", "reads_bos", "reads_eos")
+        alike = all(getattr(self, name) == getattr(other, name) for name in marks)
+        return alike and all(own.get(token) == i for token, i in theirs.items())
+
     def unknown_share(self, texts: Sequence[str]) -> float:
         """Share of unknown tokens in texts; a text that becomes no token at all counts as one unknown."""
         unknown = total = 0

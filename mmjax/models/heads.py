@@ -85,9 +85,9 @@ class Pool(nn.Module):
         return jnp.take_along_axis(x, at[..., None], 1)
 
 
-def pooler(width: int, dtype: Any) -> Dense:
+def pooler(width: int, dtype: Any, name: str | None = None) -> Dense:
     """The dense layer of the pooler "tanh": pooled = tanh(dense(pooled)) (BERT, ViT)."""
-    return Dense(width, dtype=dtype, kernel_axes=("embed", None), bias_axes=(None,), name="pooler")
+    return Dense(width, dtype=dtype, kernel_axes=("embed", None), bias_axes=(None,), name=name)
 
 
 class Head(nn.Module):

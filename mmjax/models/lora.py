@@ -24,8 +24,8 @@ _KERNEL, _A, _B = "/kernel", "/lora_a", "/lora_b"
 @dataclasses.dataclass(frozen=True)
 class AdaptConfig:
     """Attributes:
-    lora: patterns of dense kernels (a pattern that matches a whole tower takes all of its dense kernels). With any, what
-      is trained are the factors and what `optimizer.train` names.
+    lora: patterns of dense kernels (of a whole tower: all of its dense kernels). With any, what is trained are the
+      factors and what `optimizer.train` names.
     rank, alpha: the size of the factors, and alpha / rank their scale.
     """
 
@@ -75,11 +75,8 @@ def boxed_factors(boxed: Mapping[str, Any], kernels: set[str], rank: int) -> dic
         rows, columns = leaf.names if hasattr(leaf, "names") else (None, None)
         shape = nn.meta.unbox(leaf)
         a, b = factors_of(name)
-        for factor, size, axes in (
-            (a, (shape.shape[0], rank), (rows, None)),
-            (b, (rank, shape.shape[1]), (None, columns)),
-        ):
-            made[factor] = nn.LogicallyPartitioned(jax.ShapeDtypeStruct(size, shape.dtype), axes)
+        made[a] = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((shape.shape[0], rank), shape.dtype), (rows, None))
+        made[b] = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((rank, shape.shape[1]), shape.dtype), (None, columns))
     return made
 
 

@@ -19,6 +19,7 @@ from mmjax.models.dense import Dense
 from mmjax.models.fusion import Fused, Fusion, FusionConfig
 from mmjax.models.heads import Head
 from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches
+from mmjax.models.sound_encoder import SoundEncoder, SoundEncoderConfig
 from mmjax.models.text_encoder import TextEncoder, TextEncoderConfig
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Cache
@@ -46,29 +47,45 @@ class ModelConfig:
       projection: which towers are mapped into that space: "both" (CLIP), or "text" (LiT, SigLIP: embed_dim is then the
         picture's width).
       projection_bias: those maps have a bias (SigLIP).
+      text_vector: what gives the vector of a text alone: the "text_encoder", or the "fusion" run without a picture
+        (BLIP, whose one text stack does both).
+      share_embedding: the decoder reads the text encoder's table of embeddings (T5).
     """
 
     dtype: str = choice("auto", "float32", "bfloat16")
     embed_dim: int = 0
     projection: str = choice("both", "text")
     projection_bias: bool = False
+    text_vector: str = choice("text_encoder", "fusion")
+    share_embedding: bool = False
     patch_encoder: PatchEncoderConfig | None = dataclasses.field(default_factory=PatchEncoderConfig)
     text_encoder: TextEncoderConfig | None = None
+    sound_encoder: SoundEncoderConfig | None = None
     fusion: FusionConfig = dataclasses.field(default_factory=FusionConfig)
     decoder: DecoderConfig | None = None
 
     def check(self, where: str) -> None:
         """Called by `config.build`, after the parts were checked."""
-        like = self.text_encoder or self.patch_encoder or self.decoder
+        like = self.text_encoder or self.patch_encoder or self.sound_encoder or self.decoder
         if like is None:
-            raise ConfigError(f"{where}: no patch_encoder, text_encoder or decoder. Expected at least one of them.")
+            raise ConfigError(
+                f"{where}: no patch_encoder, text_encoder, sound_encoder or decoder. Expected at least one of them."
+            )
         if self.projection == "text" and self.patch_encoder is not None:
             width = self.patch_encoder.sized(f"{where}.patch_encoder").width
             if self.embed_dim not in (0, width):
                 raise ConfigError(
                     f"{where}.embed_dim: found {self.embed_dim}; with projection 'text' expected 0 or {width}."
                 )
-        self.fusion.sized(f"{where}.fusion", like.sized(where))
+        fusion = self.fusion.sized(f"{where}.fusion", like.sized(where))
+        if self.text_vector == "fusion" and (self.text_encoder is None or fusion.name == "none"):
+            raise ConfigError(f"{where}.text_vector: 'fusion' needs text_encoder and a fusion.name other than 'none'.")
+        if self.share_embedding:
+            widths = [part and part.sized(where).width for part in (self.text_encoder, self.decoder)]
+            if None in widths or len(set(widths)) > 1:
+                raise ConfigError(
+                    f"{where}.share_embedding: found widths {widths} of text_encoder and decoder; expected both, equal."
+                )
 
 
 def resolve_dtype(name: str, platform: str) -> str:
@@ -151,15 +168,19 @@ class Multimodal(nn.Module):
         patch = c.patch_encoder and c.patch_encoder.sized("config.model.patch_encoder")
         text = c.text_encoder and c.text_encoder.sized("config.model.text_encoder")
         decoder = c.decoder and c.decoder.sized("config.model.decoder")
-        fusion = c.fusion.sized("config.model.fusion", text or patch or decoder)
+        sound = c.sound_encoder and c.sound_encoder.sized("config.model.sound_encoder")
+        fusion = c.fusion.sized("config.model.fusion", text or patch or sound or decoder)
         if patch:
             self.patch_encoder = PatchEncoder(patch, self.image_size, self.mean, self.std, dtype)
         if text:
             self.text_encoder = TextEncoder(text, self.tokens.vocab_size, self.tokens.eos, dtype)
+        if sound:
+            self.sound_encoder = SoundEncoder(sound, dtype)
         self.fusion = Fusion(fusion, dtype)
         if decoder:
-            memory_width = (patch or text or decoder).width if c.fusion.name == "none" else fusion.width
-            self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype)
+            memory_width = (patch or text or sound or decoder).width if c.fusion.name == "none" else fusion.width
+            shared = self.text_encoder.embed if c.share_embedding else None
+            self.decoder = Decoder(decoder, self.tokens.vocab_size, memory_width, self.tokens.image, dtype, shared)
         self.head_of = {spec.name: Head(spec.outputs, dtype, name=f"head_{spec.name}") for spec in self.heads}
         if self.contrastive:
             if patch and patch.pool == "none":
@@ -205,8 +226,15 @@ class Multimodal(nn.Module):
         """
         self._need("text_encoder")
         tokens, pooled = self.text_encoder(ids, mask, segments, types=types, packed=packed, train=train)
+        if self.config.text_vector == "fusion":
+            pooled = self.fusion(tokens, None, packed=packed, train=train).pooled
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
+
+    def encode_sound(self, frames: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> Tokens:
+        """frames: [B, T, mel] log-mel; mask: [B, T] bool -> tokens [B, ceil(T / 2), D], a memory for the decoder."""
+        self._need("sound_encoder")
+        return self.sound_encoder(frames, mask, train=train)
 
     def fuse(self, text: Tokens | None, image: Tokens | None, *, packed: int = 0, train: bool = False) -> Fused:
         """text: [B * K, L, D] or None; image: [B, N, D] or None. packed: see `Fusion`."""
@@ -221,13 +249,22 @@ class Multimodal(nn.Module):
         segments: jax.Array | None = None,
         cache: Cache | None = None,
         position: jax.Array | None = None,
+        prefix: jax.Array | None = None,
         placed: bool = False,
         train: bool = False,
     ) -> Decoded:
         """See `Decoder`. ids: [B * K, L] int32; memory: [B, N, D]."""
         self._need("decoder")
         return self.decoder(
-            ids, mask, memory, segments=segments, cache=cache, positions=position, placed=placed, train=train
+            ids,
+            mask,
+            memory,
+            segments=segments,
+            cache=cache,
+            positions=position,
+            prefix=prefix,
+            placed=placed,
+            train=train,
         )
 
     def decoder_logits(self, hidden: jax.Array) -> jax.Array:
@@ -257,7 +294,8 @@ class Multimodal(nn.Module):
         image = self.encode_image(jnp.zeros((1, *self.image_size, 3), jnp.uint8)) if c.patch_encoder else None
         text = self.encode_text(ids) if c.text_encoder else None
         sources = {"image": image, "text": text}
-        memories = [next((output.tokens for output in sources.values() if output), None)]
+        sound = self.encode_sound(jnp.zeros((1, 2, c.sound_encoder.mel))) if c.sound_encoder else None
+        memories = [next((output.tokens for output in sources.values() if output), sound)]
         if c.fusion.name != "none" or any(spec.source == "fused" for spec in self.heads):
             sources["fused"] = self.fuse(text and text.tokens, image and image.tokens)
             memories.append(sources["fused"].tokens)

@@ -157,7 +157,7 @@ class PatchEncoder(nn.Module):
             pool = Pool("first" if c.pool == "cls" else c.pool, c, self.dtype, name="pool")
             pooled = pool(tokens._replace(x=out.x), packed=packed)
         if c.pooler == "tanh":
-            pooled = jnp.tanh(pooler(c.width, self.dtype)(pooled))
+            pooled = jnp.tanh(pooler(c.width, self.dtype, name="pooler")(pooled))
         tokens = tokens._replace(x=out.early if c.tokens_layer else out.x)
         return tokens if c.tokens_cls else jax.tree.map(lambda v: v[:, packed or 1 :], tokens), pooled
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from mmjax.config import choice
 from mmjax.errors import ConfigError
 from mmjax.models.block import TransformerConfig
-from mmjax.models.dense import contract
 from mmjax.models.heads import POOLERS, Pool, pooler
 from mmjax.models.positions import positions_of, sincos_1d
 from mmjax.models.tokens import Tokens
@@ -33,6 +32,7 @@ class TextEncoderConfig(TransformerConfig):
       scale_embedding: multiply embeddings by sqrt(width) (Gemma).
       token_types: rows of a table that tells two sentences apart (BERT); all are of type 0 unless said. 0: no table.
       read_padding: padding is read like any other token (SigLIP).
+      embed_only: no blocks: tokens are embeddings, for a fusion that is the whole text stack (BLIP).
     """
 
     length: int = 128
@@ -43,6 +43,7 @@ class TextEncoderConfig(TransformerConfig):
     scale_embedding: bool = False
     token_types: int = 0
     read_padding: bool = False
+    embed_only: bool = False
 
     def check(self, where: str) -> None:
         super().check(where)
@@ -64,20 +65,29 @@ def check_positions(config: Any, where: str) -> None:
 
 
 class TokenEmbedding(nn.Module):
-    """Embeddings of ids, with positions added where they are not the stack's. types: rows of the table of types."""
+    """Embeddings of ids, with positions added where they are not the stack's.
+
+    Attributes:
+      types: rows of the table of token types, 0 for none.
+      shared: its embeddings are read in place of a table of one's own.
+    """
 
     config: Any
     vocab_size: int
     dtype: Any = jnp.float32
     where: str = "config.model.text_encoder"
     types: int = 0
+    shared: TokenEmbedding | None = None
 
     def setup(self) -> None:
         c = self.config
         init = nn.initializers.normal(0.02)
-        self.table = self.param(
-            "embedding", nn.with_logical_partitioning(init, ("vocab", "embed")), (self.vocab_size, c.width)
-        )
+        if self.shared is None:
+            self.table = self.param(
+                "embedding", nn.with_logical_partitioning(init, ("vocab", "embed")), (self.vocab_size, c.width)
+            )
+        else:
+            self.table = self.shared.table
         if c.position == "learned":
             self.position = self.param(
                 "position", nn.with_logical_partitioning(init, (None, "embed")), (c.length, c.width)
@@ -111,10 +121,6 @@ class TokenEmbedding(nn.Module):
             return x + jnp.take(jnp.asarray(sincos_1d(limit, c.width)), positions, axis=0).astype(self.dtype)
         return x
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        """x: [B, L, D] -> [B, L, V] float32, by the same table (Press and Wolf, 2017)."""
-        return contract("bld,vd->blv", x, self.table.astype(x.dtype))
-
 
 class TextEncoder(nn.Module):
     """Texts -> one hidden vector a token, and one vector a text."""
@@ -124,7 +130,15 @@ class TextEncoder(nn.Module):
     eos: int = -1
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        c = self.config.sized("config.model.text_encoder")
+        self.embed = TokenEmbedding(c, self.vocab_size, self.dtype, types=c.token_types)
+        if not c.embed_only:
+            self.transformer = Transformer(c, self.dtype)
+        self.pool = Pool("first" if c.pool == "cls" else c.pool, c, self.dtype, self.eos)
+        if c.pooler == "tanh":
+            self.pooler = pooler(c.width, self.dtype)
+
     def __call__(
         self,
         ids: jax.Array,
@@ -140,21 +154,19 @@ class TextEncoder(nn.Module):
 
         segments: [B, L] int32, of `packed` texts a row at most, in place of the mask; pooled is then [B, packed, D].
         """
-        c = self.config.sized("config.model.text_encoder")
+        c = self.config
         if c.read_padding and segments is not None:
             raise ConfigError("config.model.text_encoder.read_padding: packed texts have no padding. Set it to false.")
         if types is not None and not c.token_types:
             raise ConfigError("config.model.text_encoder.token_types: 0, but the batch has types. Set how many.")
-        embedding = TokenEmbedding(c, self.vocab_size, self.dtype, types=c.token_types, name="embed")
         mask = None if c.read_padding else mask if segments is None else segments > 0
         positions = positions_of(ids.shape, mask, segments=segments)
-        x = embedding.place(embedding.embed(ids, types), positions, longest(c, ids.shape[1], segments))
-        stack = Transformer(c, self.dtype, name="transformer")
-        x = stack(x, mask=mask, segments=segments, causal=c.causal, positions=positions, train=train).x
+        x = self.embed.place(self.embed.embed(ids, types), positions, longest(c, ids.shape[1], segments))
+        if not c.embed_only:
+            x = self.transformer(x, mask=mask, segments=segments, causal=c.causal, positions=positions, train=train).x
         tokens = Tokens(x, mask, segments)
-        how = "first" if c.pool == "cls" else c.pool
-        pooled = Pool(how, c, self.dtype, self.eos, name="pool")(tokens, ids, packed=packed)
-        return tokens, jnp.tanh(pooler(c.width, self.dtype)(pooled)) if c.pooler == "tanh" else pooled
+        pooled = self.pool(tokens, ids, packed=packed)
+        return tokens, jnp.tanh(self.pooler(pooled)) if c.pooler == "tanh" else pooled
 
 
 def longest(config: Any, length: int, segments: jax.Array | None) -> int:

@@ -18,14 +18,14 @@ _SPARE, _SPARE_SHARE = 1024, 0.03
 
 
 def picture_settings(folder: Folder) -> dict[str, Any]:
-    """Keys of `config.processor.image`. ConfigError for what our pictures cannot be: padded, unscaled, not square."""
+    """Keys of `config.processor.image`. ConfigError for what our pictures cannot be: padded, unscaled."""
     told = folder.json(*PICTURES)
     told = told.get("image_processor", told)
     where = f"{folder.where}: '{folder.path / next((n for n in PICTURES if (folder.path / n).is_file()), PICTURES[0])}'"
     if not told:
-        side = _square(folder.described.image_size, where)
-        print(f"{where} is not there: pictures are squashed to {side} x {side}, mean and std 0.5.")
-        return {"size": side}
+        height, width = folder.described.image_size
+        print(f"{where} is not there: pictures are squashed to {height} x {width}, mean and std 0.5.")
+        return _sides(folder.described.image_size, where)
     _expect(told, "do_resize", True, where)
     _expect(told, "do_rescale", True, where)
     _expect(told, "do_pad", False, where)
@@ -42,12 +42,14 @@ def picture_settings(folder: Folder) -> dict[str, Any]:
     if not crop:
         if isinstance(size, Mapping) and "height" not in size:
             raise ConfigError(f"{where}: size is {dict(size)} without a crop, so that pictures differ in size.")
-        return {**settings, "size": _square(size, where), "resize": "squash"}
+        return {**settings, **_sides(size, where), "resize": "squash"}
     short = size.get("shortest_edge") if isinstance(size, Mapping) else size
     if not isinstance(short, int):
         raise ConfigError(f"{where}: size is {size} with a central crop, expected shortest_edge.")
-    side = _square(told.get("crop_size", short), where)
-    return {**settings, "size": side, "resize": "crop", "short_side": 0 if short == side else short}
+    cut = _sides(told.get("crop_size", short), where)
+    if cut["width"]:
+        raise ConfigError(f"{where}: crop_size is {told['crop_size']}, expected a square.")
+    return {**settings, **cut, "resize": "crop", "short_side": 0 if short == cut["size"] else short}
 
 
 def _expect(told: Mapping[str, Any], key: str, expected: bool, where: str) -> None:
@@ -59,12 +61,15 @@ def _three(value: Any) -> list[float]:
     return [float(v) for v in value] if isinstance(value, (list, tuple)) else [float(value)] * 3
 
 
-def _square(size: Any, where: str) -> int:
-    """224, {"height": 224, "width": 224}, (224, 224) -> 224."""
-    sides = (size, size) if isinstance(size, int) else tuple(size.values() if isinstance(size, Mapping) else size or ())
-    if len(sides) != 2 or sides[0] != sides[1]:
-        raise ConfigError(f"{where}: pictures of {size}; expected a square.")
-    return sides[0]
+def _sides(size: Any, where: str) -> dict[str, int]:
+    """224, {"height": 224, "width": 224}, (224, 224) -> {"size": 224, "width": 0}; width where it is not the height."""
+    sides = (size, size) if isinstance(size, int) else size
+    if isinstance(size, Mapping):
+        sides = (size.get("height"), size.get("width"))
+    if not (isinstance(sides, (tuple, list)) and len(sides) == 2 and all(isinstance(side, int) for side in sides)):
+        raise ConfigError(f"{where}: pictures of {size}; expected a height and a width.")
+    height, width = sides
+    return {"size": height, "width": 0 if width == height else width}
 
 
 def text_settings(folder: Folder) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from mmjax.config import build, merge, plain
 from mmjax.data.index import content_hash
 from mmjax.data.processor import Processor, ProcessorConfig
 from mmjax.data.tokenizer import TokenizerConfig, train_bpe
-from mmjax.errors import ConfigError
-from mmjax.pretrained.folder import Folder, open_folder
+from mmjax.pretrained.folder import open_folder
 from mmjax.pretrained.processing import open_vocabulary, picture_settings, text_settings
 from mmjax.pretrained.weights import Weights
 
@@ -24,12 +23,15 @@ class Published:
     """A folder, opened; numbers are read by `read` alone.
 
     Attributes:
-      folder: what it holds. model: the plain `config.model` of it; parts that it does not have are None.
+      folder: what it holds.
+      model: the plain `config.model` of it; parts that it does not have are None.
     """
 
     def __init__(self, path: str | Path, where: str):
         self.path, self.folder = Path(path), open_folder(path, where)
         self.model: Mapping[str, Any] = {"patch_encoder": None, **self.folder.described.model}
+        space = self.folder.described.contrastive
+        self.tasks = {"contrastive": {"loss_kind": space}} if space else {}
 
     @functools.cached_property
     def _weights(self) -> Weights:
@@ -78,38 +80,3 @@ class Published:
         return Processor(
             **{**copied, "tokenizer": tokenizer, "answers": (), "labels": labels, "captions": config.captions or 1}
         )
-
-
-# What a config may say of a part although its weights come from elsewhere: it changes no parameter that they hold.
-FREE = frozenset({"dropout", "drop_path", "patch_dropout", "remat", "scan", "pool", "tokens_layer", "tokens_cls"})
-# Of a language model without a picture tower: how it reads one.
-FREE_ALONE = frozenset({"memory", "connector", "prefix_attention"})
-_SIZES = ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim")
-
-
-def lay_part(kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: str, alone: bool) -> dict:
-    """The settings of a part of the model whose weights are those of `path`, with what a config adds.
-
-    Args:
-      kind: the part's config class. given: its settings in `path`. own: what the config says.
-      alone: `path` holds a language model by itself.
-
-    Raises:
-      ConfigError: the config says otherwise than the weights.
-    """
-    laid = {**given, **own}
-    theirs = build(kind, given, path).sized(path)
-    ours = build(kind, {**laid, **(dict.fromkeys(_SIZES, 0) | dict(own) if own.get("size") else {})}, where).sized(
-        where
-    )
-    free = FREE | (FREE_ALONE if alone else frozenset()) | {"size"}
-    free |= {"length"} if getattr(theirs, "position", "learned") != "learned" else frozenset()
-    for field in dataclasses.fields(kind):
-        old, new = getattr(theirs, field.name), getattr(ours, field.name)
-        if old != new and field.name not in free:
-            raise ConfigError(
-                f"{where}.{field.name}: found {new!r}, but the weights of '{path}' are for {old!r}. Leave it out to take "
-                "theirs."
-            )
-    laid.pop("size", None)
-    return laid

@@ -271,5 +271,5 @@ def test_config_builds_with_sizes_derived_and_checked():
     assert config.fusion.sized("f", config.text_encoder.sized()).width == 32 and config.decoder is None
     with pytest.raises(ConfigError, match="config.model.fusion.name: found 'cross', expected one of none, concat"):
         build(ModelConfig, {"fusion": {"name": "cross"}}, "config.model")
-    with pytest.raises(ConfigError, match="config.model: no patch_encoder, text_encoder or decoder"):
+    with pytest.raises(ConfigError, match="config.model: no patch_encoder, text_encoder, sound_encoder or decoder"):
         build(ModelConfig, {"patch_encoder": None}, "config.model")
