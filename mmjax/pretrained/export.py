@@ -87,7 +87,8 @@ def _laid(
     raw: Mapping[str, Any], config: Mapping[str, Any], described: Described, family: ModuleType
 ) -> dict[str, Any]:
     """The config that the run began with, and what has changed since; it says the same to the family."""
-    kept = {k: v for k, v in raw.items() if k not in ("id2label", "label2id") and not k.endswith("_config_dict")}
+    replaced = {"id2label", "label2id"} if "id2label" in config else set()
+    kept = {k: v for k, v in raw.items() if k not in replaced and not k.endswith("_config_dict")}
     laid = merge(kept, config)
     again = family.read(completed(laid))
     if (again.model, again.image_size, again.vocab_size, again.tensors) != (
