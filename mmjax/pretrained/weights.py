@@ -26,7 +26,9 @@ def described_model(described: Described) -> Multimodal:
     return Multimodal(
         config=build(ModelConfig, whole, "the folder's model"),
         image_size=described.image_size or (224, 224),
-        tokens=TokenIds(vocab_size=described.vocab_size),
+        tokens=TokenIds(
+            described.vocab_size, **{k: v for k, v in described.token_ids.items() if k in TokenIds._fields}
+        ),
         heads=tuple(HeadSpec(name, outputs, source) for name, (outputs, source) in described.heads.items()),
         contrastive=described.contrastive,
     )
