@@ -43,7 +43,8 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     demand(config, {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False})
     written = (config.get("architectures") or ["BertModel"])[0]
     prefix = prefix_of(keys, "bert.", written != "BertModel")
-    pooled = holds(keys, f"{prefix}pooler.dense.weight", written in ("BertModel", "BertForPreTraining", CLASSIFIER))
+    pools = written in ("BertModel", "BertForPreTraining", CLASSIFIER) and config.get("add_pooling_layer", True)
+    pooled = holds(keys, f"{prefix}pooler.dense.weight", pools)
     classifies = written == CLASSIFIER and pooled
     labels = labels_of(config) if classifies else ()
     model = read_settings(SETTINGS, config) | OURS | {"pooler": "tanh" if pooled else "none"}
@@ -86,6 +87,10 @@ def write(model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] 
         "model_type": "bert",
         **write_settings(SETTINGS, part),
         "vocab_size": model.tokens.vocab_size,
+        "bos_token_id": model.tokens.bos,
+        "eos_token_id": model.tokens.eos,
         "pad_token_id": model.tokens.pad,
         **label_names(labels, outputs),
+        # What one has to tell `BertModel.from_pretrained`.
+        **({"add_pooling_layer": False} if named == "BertModel" and part.pooler == "none" else {}),
     }

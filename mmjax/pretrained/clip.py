@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained.exporting import classes, parts
 from mmjax.pretrained.family import Described, Tensor
@@ -125,6 +126,10 @@ def write(model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] 
         demand({"image_size": model.image_size[1]}, {"image_size": model.image_size[0]}, "export")
     if part := towers.get("text_encoder"):
         tokens = model.tokens
+        if part.pool == "eos" and tokens.eos == LEGACY_EOS:
+            raise ConfigError(
+                "export: eos is token 2, by which Hugging Face's CLIP means the token with the highest id."
+            )
         eos = LEGACY_EOS if part.pool == "highest_id" else tokens.eos
         written["text"] = write_settings(TEXT, part) | {
             "vocab_size": tokens.vocab_size,

@@ -24,7 +24,6 @@ from mmjax.pretrained.processor_files import write_processor
 from mmjax.pretrained.tensor_files import DTYPES, Stored, ToWrite, open_tensors, write_tensors
 
 _DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
-_UNREAD = "contrastive_bias"  # a model of CLIP's loss has one, which that loss does not read
 
 
 def export_workdir(workdir: Path, checkpoint: str, overrides: Mapping[str, str], out: Path, dtype: str) -> int:
@@ -88,7 +87,8 @@ def _laid(
     raw: Mapping[str, Any], config: Mapping[str, Any], described: Described, family: ModuleType
 ) -> dict[str, Any]:
     """The config that the run began with, and what has changed since; it says the same to the family."""
-    kept = {k: v for k, v in raw.items() if k not in ("id2label", "label2id") and not k.endswith("_config_dict")}
+    replaced = {"id2label", "label2id"} if "id2label" in config else set()
+    kept = {k: v for k, v in raw.items() if k not in replaced and not k.endswith("_config_dict")}
     laid = merge(kept, config)
     again = family.read(completed(laid))
     if (again.model, again.image_size, again.vocab_size, again.tensors) != (
@@ -101,7 +101,7 @@ def _laid(
 def _tensors(described: Described, params: Mapping[str, jax.Array], dtype: np.dtype) -> Iterator[ToWrite]:
     """Every parameter in the family's layout. ConfigError for one that has no place."""
     held = {name for tensor in described.tensors for name in tensor.ours}
-    homeless = [n for n in params if n not in held and (n != _UNREAD or described.contrastive != "softmax")]
+    homeless = [n for n in params if n not in held]
     if homeless:
         more = f" and {len(homeless) - 1} more" if len(homeless) > 1 else ""
         raise ConfigError(

@@ -101,11 +101,14 @@ def _differences(described: Described, model: Multimodal) -> Iterator[str]:
             yield from _fields(name, _plainly(has[name]), _plainly(gets[name]))
     space = () if model.contrastive else ("embed_dim", "projection", "projection_bias")
     yield from _fields("model", model.config, read, skip={*PARTS, *space})
-    for name in ("image_size", "vocab_size", "contrastive"):
-        ours = model.tokens.vocab_size if name == "vocab_size" else getattr(model, name)
-        readers = {"image_size": ("patch_encoder",), "vocab_size": ("text_encoder", "decoder")}.get(name, ())
-        has = not readers or any(getattr(model.config, part) is not None for part in readers)
-        if has and ours != getattr(described, name):
+    reads = model.config.text_encoder or model.config.decoder
+    checked = {
+        "image_size": model.config.patch_encoder and model.image_size,
+        "vocab_size": model.tokens.vocab_size if reads else 0,
+        "contrastive": model.contrastive,
+    }
+    for name, ours in checked.items():
+        if ours != getattr(described, name):
             yield f"{name} is {ours!r}, and would be {getattr(described, name)!r}"
     heads = {h.name: (h.outputs, h.source) for h in model.heads}
     if heads != dict(described.heads):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.models.multimodal import Multimodal
+from mmjax.pretrained.exporting import describe_export
 from mmjax.pretrained.folder import Folder, open_folder
 from mmjax.pretrained.tensor_files import ToWrite, open_tensors, write_tensors
 from mmjax.pretrained.weights import Weights, described_model
@@ -82,3 +83,19 @@ def in_dtype(name: str, target: Path, dtype: Any) -> Path:
 
 def _cast(stored: Any, dtype: Any) -> np.ndarray:
     return stored.map().astype(dtype)
+
+
+def export(loaded: Loaded, target: Path) -> Path:
+    """The folder that an export of the loaded parameters is, with what was carried aside."""
+    described, aside = loaded.folder.described, loaded.folder.aside
+    config, written = describe_export(loaded.folder.family, loaded.model, described.labels, aside)
+    target.mkdir(parents=True)
+    (target / "config.json").write_text(json.dumps(config, indent=2))
+    tensors = []
+    for tensor in written.tensors:
+        numbers = tensor.layout.to_theirs([np.asarray(loaded.params[name]) for name in tensor.ours])
+        tensors.append(ToWrite(tensor.theirs, numbers.dtype, numbers.shape, functools.partial(np.asarray, numbers)))
+    stored = [loaded.folder.tensors[key] for key in aside]
+    tensors += [ToWrite(key, s.dtype, s.shape, s.map) for key, s in zip(aside, stored, strict=True)]
+    write_tensors(target, tensors)
+    return target
