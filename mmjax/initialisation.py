@@ -227,8 +227,8 @@ def lay_model(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
             kind = next(k for k in (*typing.get_args(hints[name]), hints[name]) if dataclasses.is_dataclass(k))
             alone = name == "decoder" and source.model.get("patch_encoder") is None
             laid[name] = _lay_part(kind, given, said or {}, where, source.path, alone)
-        elif given is not None and name in own and said != given and said not in (None, "none"):
-            raise _contradiction(where, said, source.path, given)
+        elif given is not None and name in own and build(hints[name], said, where) != given:
+            raise _contradiction(where, build(hints[name], said, where), source.path, given)
     return laid
 
 
