@@ -87,6 +87,11 @@ def fit_processor(config: Config, data: Data) -> Processor:
     return processor
 
 
+def prepared(config: Config, processor: Processor) -> Config:
+    """The config with its tasks as training uses them."""
+    return dataclasses.replace(config, tasks={n: task.prepared(processor) for n, task in config.tasks.items()})
+
+
 def token_ids(processor: Processor) -> TokenIds:
     """What the model must know of the tokenizer."""
     t = processor.tokenizer

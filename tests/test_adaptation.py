@@ -274,47 +274,173 @@ def many(tiny_mapping):
         mapping = tiny_mapping("captioning", "contrastive")
         mapping |= {"mesh": mesh, "adapt": {"lora": [".*/(attention|mlp)/.*"], "rank": 2}}
         for tower in ("patch_encoder", "text_encoder", "decoder"):
-            mapping["model"][tower] |= {"depth": 2 if scan else 1, "scan": scan}
+            mapping["model"][tower]["scan"] = scan
         mapping["model"]["fusion"] = {"name": "none"}
         return mapping
 
     return make
 
 
-def same(one, other):
+@pytest.fixture(scope="module")
+def whole(many):
+    """(loss, {kernel: gradient}) of the merged weights, without factors, on one device."""
+    with_factors = Step(many({"data": 1}, scan=True))
+    mapping = many({"data": 1}, scan=True)
+    mapping.pop("adapt")
+    merged = lora.merge(with_factors.params(), with_factors.config.adapt.scale)
+    return with_factors, Step(mapping).gradient(merged)
+
+
+def assert_same(one, other, whole):
+    """To 1e-5 of the sum of what each gradient adds up: |A|^T |dW| and |dW| |B|^T, for dW is rounded before it."""
+    step, (_, gradients) = whole
+    params = {n: np.abs(np.asarray(x)) for n, x in step.params().items()}
     assert one[0] == pytest.approx(other[0], rel=1e-5)
-    floor = 1e-3 * max(np.abs(g).max() for g in one[1].values())
     for name, gradient in one[1].items():
-        assert np.abs(other[1][name] - gradient).max() < 1e-5 * max(np.abs(gradient).max(), floor), name
+        kernel = lora.kernel_of(name)
+        a, b = (params[n] for n in lora.factors_of(kernel))
+        size = np.abs(gradients[kernel])
+        size = step.config.adapt.scale * (a.T @ size if name.endswith("lora_b") else size @ b.T)
+        assert np.abs(other[1][name] - gradient).max() < 1e-5 * size.max(), name
 
 
 @pytest.mark.slow
-def test_gradients_of_factors_are_those_of_any_mesh_and_of_microbatches(many):
-    one = Step(many({"data": 1})).gradient()
-    assert all(lora.is_factor(n) for n in one[1]) and all(np.any(g) for g in one[1].values())
-    mixed = Step(many({"data": 2, "fsdp": 2, "tensor": 2}))
-    same(one, mixed.gradient())
-    same(one, mixed.gradient(accumulate=2))
-    spec = {n: tuple(h.spec) for n, h in mixed.plan.layout.shardings.items() if "block_00/mlp/up" in n and "patch" in n}
+def test_gradients_of_factors_are_those_of_the_merged_weights_in_a_loop_a_scan_and_microbatches(many, whole):
+    step, (loss, full) = whole
+    params, scale, found = step.params(), step.config.adapt.scale, step.gradient()
+    expected = {}
+    for kernel in {lora.kernel_of(n) for n in step.plan.trainable}:
+        a, b = lora.factors_of(kernel)
+        expected[a] = scale * full[kernel] @ np.asarray(params[b]).T
+        expected[b] = scale * np.asarray(params[a]).T @ full[kernel]
+    assert found[1].keys() == expected.keys() and all(np.any(g) for g in found[1].values())
+    assert_same((loss, expected), found, whole)
+    mapping = many({"data": 1}, scan=True)
+    for tower in ("patch_encoder", "text_encoder", "decoder"):
+        mapping["model"][tower]["scan"] = False
+    assert_same(found, Step(mapping).gradient(accumulate=2), whole)
+
+
+@pytest.mark.slow
+def test_gradients_of_factors_are_those_of_any_mesh(many, whole):
+    step, _ = whole
+    mixed = Step(many({"data": 2, "fsdp": 2, "tensor": 2}, scan=True))
+    assert_same(step.gradient(), mixed.gradient(), whole)
+    spec = {n: tuple(h.spec) for n, h in mixed.plan.layout.shardings.items()}
     stem = "patch_encoder/transformer/block_00/mlp/up/"
     assert spec[stem + "lora_a"] == ("fsdp", None) and spec[stem + "lora_b"] == (None, "tensor")
 
 
-@pytest.mark.slow
-def test_factors_of_a_scanned_stack_learn_as_those_of_a_loop_and_as_merged_kernels(many):
-    mapping = many({"data": 1}, scan=True)
-    for tower in ("patch_encoder", "text_encoder", "decoder"):
-        mapping["model"][tower]["scan"] = False
-    loop, scanned = Step(mapping), Step(many({"data": 1}, scan=True))
-    same(loop.gradient(), scanned.gradient())
-    # The loss is that of the merged weights, and the gradient of B is s A^T dW.
-    params, scale = scanned.params(), scanned.config.adapt.scale
-    mapping = many({"data": 1}, scan=True)
-    mapping.pop("adapt")
-    loss, full = Step(mapping).gradient(lora.merge(params, scale))
-    found = scanned.gradient()
-    assert found[0] == pytest.approx(loss, rel=1e-5)
-    kernel = "decoder/transformer/block_01/attention/value/kernel"
-    a, b = lora.factors_of(kernel)
-    expected = scale * np.asarray(params[a]).T @ full[kernel]
-    np.testing.assert_allclose(found[1][b], expected, atol=1e-5 * np.abs(expected).max())
+@pytest.fixture(scope="module")
+def more_shapes(tiny_set, tmp_path_factory):
+    """The pictures of the tiny set with one class more: every third is a star."""
+    folder = tmp_path_factory.mktemp("more")
+    lines = [json.loads(x) for x in (tiny_set / "all.jsonl").read_text().splitlines()]
+    lines = [x for x in lines if "label" in x]
+    for i in range(0, len(lines), 3):
+        lines[i]["label"] = "star"
+    (folder / "more.jsonl").write_text("\n".join(json.dumps({k: x[k] for k in ("image", "label")}) for x in lines))
+    return folder / "more.jsonl"
+
+
+def test_new_classes_come_after_those_of_the_source_whose_columns_are_kept(small, base, more_shapes, capsys):
+    over = {"init": {"path": str(base)}, "data": {"train": {"path": str(more_shapes)}}}
+    config = from_mapping(small(over))
+    data = assemble.open_data(config)
+    processor, old = assemble.fit_processor(config, data), Workdir(base).processor
+    assert processor.labels == (*old.labels, "star") and processor.tokenizer.to_json() == old.tokenizer.to_json()
+    assert "config.processor.labels: 1 more than the source's" in capsys.readouterr().out
+    model = assemble.build_model(config, processor)
+    plan = assemble.make_plan(config, model, data, sharding.make_mesh(config.mesh))
+    assert plan.match.grown == ("head_classification/logits/bias", "head_classification/logits/kernel")
+    params, before = assemble.initial_params(config, model, plan.layout), open_trained(base, "best", {}).params
+    for name, value in params.items():
+        kept = before[name]
+        assert np.array_equal(value[..., : kept.shape[-1]], kept) and not np.any(value[..., kept.shape[-1] :]), name
+    fresh = from_mapping(small({**over, "init": {"path": str(base), "fresh": ["head_.*"]}}))
+    assert assemble.fit_processor(fresh, data).labels == tuple(sorted(processor.labels))
+
+
+def test_a_run_begins_with_the_sources_processor_and_names_what_overrides_it(small, base, run_file, capsys):
+    mapping = small({"init": {"path": str(base)}})
+    mapping["processor"] = {"length": 64}
+    config, _ = load(str(run_file(mapping)), {})
+    assert (config.processor.length, config.processor.image.size) == (64, 32)  # 32 px are the source's
+    said = [x for x in capsys.readouterr().out.splitlines() if "overrides" in x]
+    assert said == ["config.processor.length: 20 -> 64 overrides the source's"]
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"init": {"path": "nowhere"}}, "config.init.path: 'nowhere' is no workdir"),
+        ({"init": {"fresh": ["pool/.*"]}}, "config.init.fresh: the pattern 'pool/.*' matches no parameter"),
+        ({"model": {"patch_encoder": {"mlp_dim": 48}}}, "'patch_encoder/transformer/block_00/mlp/down/kernel' is"),
+        ({"model": {"patch_encoder": {"adapter": 4}}, "optimizer": {"train": ["head_.*"]}},
+         "4 parameters begin at random and are never trained"),
+        ({"adapt": {"lora": ["text_encoder/.*"]}}, "config.adapt.lora: the pattern 'text_encoder/.*' matches no dense"),
+        ({"adapt": {"lora": [".*"]}, "optimizer": {"train": ["head_.*"]}}, "is trained, but config.adapt.lora adapts"),
+        ({"stages": {"a": {"length": "6 steps"}, "b": {}}}, "config.stages.b: found steps 6 to 6 of 6"),
+        ({"stages": {"a": {}, "b": {}}}, "config.stages.a.length: found '', expected a length"),
+        ({"train": {"early_stop": {"patience": 1}}}, "config.train.early_stop: goes by the figure"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_adapted_is_an_error(over, message, small, base, run_file, tmp_path, capsys):
+    file = run_file(small(merge({"init": {"path": str(base)}}, over)))
+    assert cli.main(["train", "--config", str(file), "--workdir", str(tmp_path / "w")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_path, run_file, capsys):
+    mapping = tiny_mapping("contrastive", train__steps=1)
+    for tower in ("patch_encoder", "text_encoder"):
+        mapping["model"][tower]["depth"] = 1
+    mapping["model"] |= {"decoder": None, "fusion": {"name": "none"}}
+    mapping["mesh"] = {"data": 0}
+    command = ["train", "--config", str(run_file(mapping)), "--workdir"]
+    assert cli.main([*command, str(tmp_path / "a")]) == 0
+    init = f"--config.init.path={tmp_path / 'a'}"
+    vocabulary = "--config.processor.tokenizer.vocab_size=384"
+    capsys.readouterr()
+    assert cli.main([*command, str(tmp_path / "b"), init, vocabulary]) == 2
+    error = capsys.readouterr().err
+    assert "another vocabulary" in error and "text_encoder/embed/embedding" in error
+    fresh = "--config.init.fresh=text_encoder/embed/embedding,"
+    assert cli.main([*command, str(tmp_path / "b"), init, vocabulary, fresh, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "config.processor.tokenizer.vocab_size: 320 -> 384 overrides" in said
+    assert "begin anew: 1 (" in said and "text_encoder/embed/embedding" in said
+
+
+def test_a_mixture_of_old_and_new_goes_on_from_a_workdir_and_is_judged_on_both(
+    small, base, more_shapes, tiny_set, run_file, tmp_path
+):
+    source = {"old": {"path": "all.jsonl", "weight": 1}, "new": {"path": str(more_shapes), "weight": 3}}
+    mapping = small({"init": {"path": str(base)}, "train": {"steps": 2}})
+    mapping["data"]["train"] = {"stream": "main", "batch_size": 8, **source}
+    mapping["data"]["test"] = {name: {"path": s["path"], "stream": "main"} for name, s in source.items()}
+    mapping["tasks"]["classification"]["class_weights"] = "balanced"
+    assert cli.main(["train", "--config", str(run_file(mapping)), "--workdir", str(tmp_path / "w")]) == 0
+    assert cli.main(["eval", "--workdir", str(tmp_path / "w")]) == 0
+    for name in source:
+        assert json.loads((tmp_path / "w" / "eval" / f"{name}.json").read_text())["figures"]
+
+
+def test_numbers_are_learnt_from_their_mean(small, tiny_set, run_file, tmp_path):
+    lines = [json.loads(x) for x in (tiny_set / "all.jsonl").read_text().splitlines()]
+    names = sorted({x["image"] for x in lines})
+    file = tmp_path / "ages.csv"
+    file.write_text("image,value\n" + "".join(f"{n},{40 + 2.5 * (i % 7)}\n" for i, n in enumerate(names)))
+    mapping = small({"data": {"train": {"path": str(file)}}, "eval": {"start": True}, "train": {"steps": 30}})
+    mapping["tasks"] = {"age": {"kind": "regression", "loss_kind": "huber"}}
+    mapping["data"]["holdout"] = 0
+    mapping["data"]["validation"] = {"path": str(file)}
+    mapping["data"]["check_overlap"] = False
+    assert cli.main(["train", "--config", str(run_file(mapping)), "--workdir", str(tmp_path / "w")]) == 0
+    judged = [json.loads(x) for x in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
+    judged = [x["validation/age/rmse"] for x in judged if "lr" not in x]
+    baseline = json.loads((tmp_path / "w" / "eval" / "validation.json").read_text())["figures"]["age/rmse"]["baseline"]
+    values = [40 + 2.5 * (i % 7) for i in range(20)]
+    assert judged[0] == pytest.approx(np.std(values), rel=1e-5) == pytest.approx(baseline, rel=1e-5)
+    assert judged[-1] < 0.7 * judged[0]
+    assert cli.main(["predict", "--workdir", str(tmp_path / "w"), "--image", str(tiny_set / "images" / "00.png")]) == 0

@@ -276,6 +276,7 @@ class PackedProcessor(Processor):
         """As of `Processor`, of records of a `PackedSource`."""
         packed = [record["packed"] for record in records]
         whole = {"image": ("image_key",), "label": ("label",), "labels": ("labels", "labels_valid")}
+        whole["value"] = ("value", "value_valid")
         whole["chat"] = ("chat", "chat_mask", "chat_supervised", *(("image_valid",) if "image" in features else ()))
         names = [name for feature, made in whole.items() if feature in features for name in made]
         batch = {name: np.stack([row[name] for row in packed]) for name in names}
