@@ -292,16 +292,20 @@ def whole(many):
 
 
 def assert_same(one, other, whole):
-    """To 1e-5 of the sum of what each gradient adds up: |A|^T |dW| and |dW| |B|^T, for dW is rounded before it."""
+    """As far as kernel gradients that agree to 1e-5 of their largest value allow: dB = s A^T dW, dA = s dW B^T.
+
+    Where a kernel's gradient is all but 0, its value is a thousandth of the largest of all.
+    """
     step, (_, gradients) = whole
     params = {n: np.abs(np.asarray(x)) for n, x in step.params().items()}
+    floor = 1e-3 * max(np.abs(g).max() for g in gradients.values())
     assert one[0] == pytest.approx(other[0], rel=1e-5)
     for name, gradient in one[1].items():
         kernel = lora.kernel_of(name)
         a, b = (params[n] for n in lora.factors_of(kernel))
-        size = np.abs(gradients[kernel])
-        size = step.config.adapt.scale * (a.T @ size if name.endswith("lora_b") else size @ b.T)
-        assert np.abs(other[1][name] - gradient).max() < 1e-5 * size.max(), name
+        size = a.sum(0).max() if name.endswith("lora_b") else b.sum(1).max()
+        size *= step.config.adapt.scale * max(np.abs(gradients[kernel]).max(), floor)
+        assert np.abs(other[1][name] - gradient).max() < 1e-5 * size, name
 
 
 @pytest.mark.slow
@@ -333,22 +337,25 @@ def test_gradients_of_factors_are_those_of_any_mesh(many, whole):
 
 @pytest.fixture(scope="module")
 def more_shapes(tiny_set, tmp_path_factory):
-    """The pictures of the tiny set with one class more: every third is a star."""
+    """The pictures of the tiny set with one class more: every third is a zebra."""
     folder = tmp_path_factory.mktemp("more")
     lines = [json.loads(x) for x in (tiny_set / "all.jsonl").read_text().splitlines()]
     lines = [x for x in lines if "label" in x]
     for i in range(0, len(lines), 3):
-        lines[i]["label"] = "star"
+        lines[i]["label"] = "zebra"
     (folder / "more.jsonl").write_text("\n".join(json.dumps({k: x[k] for k in ("image", "label")}) for x in lines))
     return folder / "more.jsonl"
 
 
-def test_new_classes_come_after_those_of_the_source_whose_columns_are_kept(small, base, more_shapes, capsys):
-    over = {"init": {"path": str(base)}, "data": {"train": {"path": str(more_shapes)}}}
+def test_new_classes_come_after_those_of_the_source_whose_columns_are_kept(small, base, more_shapes, tiny_set, capsys):
+    over = {
+        "init": {"path": str(base)},
+        "data": {"train": {"path": str(more_shapes), "root": str(tiny_set / "images")}},
+    }
     config = from_mapping(small(over))
     data = assemble.open_data(config)
     processor, old = assemble.fit_processor(config, data), Workdir(base).processor
-    assert processor.labels == (*old.labels, "star") and processor.tokenizer.to_json() == old.tokenizer.to_json()
+    assert processor.labels == (*old.labels, "zebra") and processor.tokenizer.to_json() == old.tokenizer.to_json()
     assert "config.processor.labels: 1 more than the source's" in capsys.readouterr().out
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, sharding.make_mesh(config.mesh))
@@ -377,7 +384,7 @@ def test_a_run_begins_with_the_sources_processor_and_names_what_overrides_it(sma
         ({"init": {"fresh": ["pool/.*"]}}, "config.init.fresh: the pattern 'pool/.*' matches no parameter"),
         ({"model": {"patch_encoder": {"mlp_dim": 48}}}, "'patch_encoder/transformer/block_00/mlp/down/kernel' is"),
         ({"model": {"patch_encoder": {"adapter": 4}}, "optimizer": {"train": ["head_.*"]}},
-         "4 parameters begin at random and are never trained"),
+         "8 parameters begin at random and are never trained"),
         ({"adapt": {"lora": ["text_encoder/.*"]}}, "config.adapt.lora: the pattern 'text_encoder/.*' matches no dense"),
         ({"adapt": {"lora": [".*"]}, "optimizer": {"train": ["head_.*"]}}, "is trained, but config.adapt.lora adapts"),
         ({"stages": {"a": {"length": "6 steps"}, "b": {}}}, "config.stages.b: found steps 6 to 6 of 6"),
@@ -405,7 +412,7 @@ def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_p
     assert cli.main([*command, str(tmp_path / "b"), init, vocabulary]) == 2
     error = capsys.readouterr().err
     assert "another vocabulary" in error and "text_encoder/embed/embedding" in error
-    fresh = "--config.init.fresh=text_encoder/embed/embedding,"
+    fresh = "--config.init.fresh=('text_encoder/embed/embedding',)"
     assert cli.main([*command, str(tmp_path / "b"), init, vocabulary, fresh, "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "config.processor.tokenizer.vocab_size: 320 -> 384 overrides" in said
@@ -416,9 +423,12 @@ def test_a_mixture_of_old_and_new_goes_on_from_a_workdir_and_is_judged_on_both(
     small, base, more_shapes, tiny_set, run_file, tmp_path
 ):
     source = {"old": {"path": "all.jsonl", "weight": 1}, "new": {"path": str(more_shapes), "weight": 3}}
+    source["new"]["root"] = str(tiny_set / "images")
     mapping = small({"init": {"path": str(base)}, "train": {"steps": 2}})
     mapping["data"]["train"] = {"stream": "main", "batch_size": 8, **source}
-    mapping["data"]["test"] = {name: {"path": s["path"], "stream": "main"} for name, s in source.items()}
+    mapping["data"]["test"] = {
+        name: {"stream": "main", **{k: v for k, v in s.items() if k != "weight"}} for name, s in source.items()
+    }
     mapping["tasks"]["classification"]["class_weights"] = "balanced"
     assert cli.main(["train", "--config", str(run_file(mapping)), "--workdir", str(tmp_path / "w")]) == 0
     assert cli.main(["eval", "--workdir", str(tmp_path / "w")]) == 0
@@ -431,10 +441,11 @@ def test_numbers_are_learnt_from_their_mean(small, tiny_set, run_file, tmp_path)
     names = sorted({x["image"] for x in lines})
     file = tmp_path / "ages.csv"
     file.write_text("image,value\n" + "".join(f"{n},{40 + 2.5 * (i % 7)}\n" for i, n in enumerate(names)))
-    mapping = small({"data": {"train": {"path": str(file)}}, "eval": {"start": True}, "train": {"steps": 30}})
+    ages = {"path": str(file), "root": str(tiny_set / "images")}
+    mapping = small({"data": {"train": ages}, "eval": {"start": True}, "train": {"steps": 30}})
     mapping["tasks"] = {"age": {"kind": "regression", "loss_kind": "huber"}}
     mapping["data"]["holdout"] = 0
-    mapping["data"]["validation"] = {"path": str(file)}
+    mapping["data"]["validation"] = ages
     mapping["data"]["check_overlap"] = False
     assert cli.main(["train", "--config", str(run_file(mapping)), "--workdir", str(tmp_path / "w")]) == 0
     judged = [json.loads(x) for x in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
