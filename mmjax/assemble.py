@@ -289,14 +289,15 @@ def initial_state(config: Config, model: Multimodal, plan: Plan) -> State:
 
 
 def enter(plan: Plan, state: State) -> State:
-    """The state with which the stage of `plan` begins, of that with which the stage before it ended."""
+    """The state with which the stage of `plan` begins, of that with which the one before ended (it is used up)."""
 
     def make(state: State) -> State:
         params = {**state["params"], **state["frozen"]}
         trained, frozen = ({n: params[n] for n in names} for names in (plan.trainable, plan.frozen))
         return next_state(state, trained, frozen, plan.tx)
 
-    return sharding.jit(plan.layout.mesh, make, out_shardings=plan.shardings)(state)
+    kept = {k: v for k, v in state.items() if k != "opt"}
+    return sharding.jit(plan.layout.mesh, make, donate_argnums=0, out_shardings=plan.shardings)(kept)
 
 
 def complete(config: Config, plan: Plan, state: State) -> State:

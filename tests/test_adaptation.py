@@ -188,6 +188,8 @@ def test_stages_train_what_each_names_and_resume_through_the_boundary(small, bas
     rates = [json.loads(x)["lr"] for x in (straight / "metrics.jsonl").read_text().splitlines() if '"lr"' in x]
     cosine = lambda lr: [lr * 0.5 * (1 + np.cos(np.pi * i / 3)) for i in range(3)]  # noqa: E731
     assert rates == pytest.approx(cosine(0.1) + cosine(0.01), rel=1e-5)
+    figures = [json.loads((straight / "eval" / f"validation{k}.json").read_text())["losses"] for k in ("", "_raw")]
+    assert figures[0] != figures[1]  # the average and, beside it, the weights as they are
     third, last, first = stored(straight, 3), stored(straight, 6), open_trained(base, "best", {}).params
     assert not any("patch_encoder" in n for n in third)  # stage 1 trained the head alone, all else is the base's
     assert sorted(n for n in last if n.startswith("['frozen']")) == []

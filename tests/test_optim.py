@@ -203,7 +203,7 @@ def test_coverage_table_counts_parameters_and_shares():
 
 
 BLOCKS = [f"tower/transformer/block_{i:02d}/mlp/kernel" for i in range(3)]
-OTHERS = ["tower/stem/kernel", "tower/transformer/final_norm/scale", "tower/pool/probe", "head/kernel"]
+OTHERS = ["tower/stem/kernel", "tower/transformer/final_norm/scale", "tower/output", "head/kernel"]
 
 
 def test_layer_decay_is_a_power_of_the_depth():
