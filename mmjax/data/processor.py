@@ -234,10 +234,17 @@ class Processor:
         """Encoded picture -> [size, size, 3] uint8 as in evaluation, without TensorFlow."""
         return image_pil(data, self.image)
 
-    def picture_draws(self, records: Sequence[Mapping], keys: np.ndarray) -> np.ndarray:
-        """[B] records and keys -> [B, n] float32 of `images.draws`. A row that names a side is never mirrored."""
-        allowed = np.array([self.augment.flip and not names_a_side(r) for r in records])
-        return draws(keys, IMAGE, self.augment, allowed)
+    def picture_draws(self, keys: np.ndarray) -> np.ndarray:
+        """keys [B] -> [B, n] float32 of `images.draws`, for `training_image` with the record's `augment_of`."""
+        return draws(keys, IMAGE, self.augment)
+
+    def augment_of(self, record: Mapping) -> Augment:
+        """How the picture of a record is changed: as `augment` says, but never mirrored where a side is named."""
+        return self._unmirrored if self.augment.flip and names_a_side(record) else self.augment
+
+    @functools.cached_property
+    def _unmirrored(self) -> Augment:
+        return dataclasses.replace(self.augment, flip=False)
 
     def arrays(
         self,
