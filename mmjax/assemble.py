@@ -87,6 +87,11 @@ def fit_processor(config: Config, data: Data) -> Processor:
     return processor
 
 
+def prepared(config: Config, processor: Processor) -> Config:
+    """The config with its tasks as training uses them."""
+    return dataclasses.replace(config, tasks={n: task.prepared(processor) for n, task in config.tasks.items()})
+
+
 def token_ids(processor: Processor) -> TokenIds:
     """What the model must know of the tokenizer."""
     t = processor.tokenizer
@@ -286,14 +291,15 @@ def initial_state(config: Config, model: Multimodal, plan: Plan) -> State:
 
 
 def enter(plan: Plan, state: State) -> State:
-    """The state with which the stage of `plan` begins, of that with which the stage before it ended."""
+    """The state with which the stage of `plan` begins, of that with which the one before ended (it is used up)."""
 
     def make(state: State) -> State:
         params = {**state["params"], **state["frozen"]}
         trained, frozen = ({n: params[n] for n in names} for names in (plan.trainable, plan.frozen))
         return next_state(state, trained, frozen, plan.tx)
 
-    return sharding.jit(plan.layout.mesh, make, out_shardings=plan.shardings)(state)
+    kept = {k: v for k, v in state.items() if k != "opt"}
+    return sharding.jit(plan.layout.mesh, make, donate_argnums=0, out_shardings=plan.shardings)(kept)
 
 
 def complete(config: Config, plan: Plan, state: State) -> State:

@@ -60,6 +60,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
             init = dataclasses.replace(config.init, checkpoint=str(saved["base"]["step"]))
             built = dataclasses.replace(config, init=init)
     source = initialisation.source_of(built.init)
+    built = assemble.prepared(built, processor)
     model = assemble.build_model(built, processor)
     first = plan = assemble.make_plan(built, model, data, mesh)
     pipelines = assemble.train_pipelines(config, data, processor, mesh, workdir / "bad_records.jsonl")
@@ -122,12 +123,12 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         evaluate(0, state)
 
     pending: tuple[int, Any, dict[str, str]] | None = None
-    step_fn = _step_function(config, model, plan)
+    step_fn = _step_function(built, model, plan)
     with Feed(pipelines, mesh, start, plan.total_steps) as feed, Progress(start, plan.total_steps, batch_size) as bar:
         for step in range(start + 1, plan.total_steps + 1):
             if step > plan.stop:
                 plan = plan.next
-                state, step_fn = assemble.enter(plan, state), _step_function(config, model, plan)
+                state, step_fn = assemble.enter(plan, state), _step_function(built, model, plan)
             batch, row_sums = feed.take()
             state, out = step_fn(state, batch)
             if pending:  # the metrics of the step before are read while this one runs
@@ -178,6 +179,7 @@ def dry_run(config: Config) -> int:
     mesh = sharding.make_mesh(config.mesh)
     data = assemble.open_data(config)
     processor = assemble.fit_processor(config, data)
+    config = assemble.prepared(config, processor)
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
     print(summary.run_table(config, plan, data, processor))
