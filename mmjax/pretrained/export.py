@@ -19,7 +19,7 @@ from mmjax.pretrained.exporting import completed, describe_export
 from mmjax.pretrained.families import families, family_of
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.folder import read_json
-from mmjax.pretrained.importing import ORIGIN
+from mmjax.pretrained.origin import ORIGIN
 from mmjax.pretrained.processor_files import write_processor
 from mmjax.pretrained.tensor_files import DTYPES, Stored, ToWrite, open_tensors, write_tensors
 

@@ -14,18 +14,27 @@ from mmjax.models.multimodal import ModelConfig, Multimodal
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.settings import ACTIVATIONS
 
-PARTS = ("patch_encoder", "text_encoder", "decoder")
+PARTS = ("patch_encoder", "text_encoder", "sound_encoder", "fusion", "decoder")
 # How a run computes or regularises, not what the weights mean; sizes are compared, not the name of a size.
 OF_THE_RUN = {"size", "dtype", "dropout", "drop_path", "patch_dropout", "remat", "scan"}
 
 
 def parts(model: Multimodal, *names: str) -> tuple[Any, ...]:
     """The configs of these parts, with sizes filled in. ConfigError where the model has others, more or fewer."""
-    has = [name for name in PARTS if getattr(model.config, name) is not None]
-    has += ["fusion"] if model.config.fusion.name != "none" else []
+    has = sized_parts(model.config)
     if sorted(has) != sorted(names):
         raise ConfigError(f"export: the model has {', '.join(has)}; expected {', '.join(names)} and nothing else.")
-    return tuple(getattr(model.config, name).sized(f"config.model.{name}") for name in names)
+    return tuple(has[name] for name in names)
+
+
+def sized_parts(config: ModelConfig) -> dict[str, Any]:
+    """The configs of the parts that a model has, with sizes filled in."""
+    towers = {n: getattr(config, n) for n in PARTS if n != "fusion" and getattr(config, n) is not None}
+    sized = {name: part.sized(f"config.model.{name}") for name, part in towers.items()}
+    if config.fusion.name != "none":
+        like = next(iter([sized[n] for n in ("text_encoder", "patch_encoder") if n in sized]), None)
+        sized["fusion"] = config.fusion.sized("config.model.fusion", like)
+    return sized
 
 
 def classes(model: Multimodal, source: str) -> int:
@@ -84,14 +93,14 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(described: Described, model: Multimodal) -> Iterator[str]:
     read = build(ModelConfig, {"patch_encoder": None, **described.model}, "export")
+    has, gets = sized_parts(model.config), sized_parts(read)
     for name in PARTS:
-        ours, theirs = getattr(model.config, name), getattr(read, name)
-        if (ours is None) != (theirs is None):
-            yield f"{name} would {'be lost' if theirs is None else 'appear'}"
-        elif ours is not None:
-            yield from _fields(name, _plainly(ours.sized(name)), _plainly(theirs.sized(name)))
-    if model.contrastive:
-        yield from _fields("model", model.config, read, skip={*PARTS, "fusion"})
+        if (name in has) != (name in gets):
+            yield f"{name} would {'be lost' if name in has else 'appear'}"
+        elif name in has:
+            yield from _fields(name, _plainly(has[name]), _plainly(gets[name]))
+    space = () if model.contrastive else ("embed_dim", "projection", "projection_bias")
+    yield from _fields("model", model.config, read, skip={*PARTS, *space})
     reads = model.config.text_encoder or model.config.decoder
     checked = {
         "image_size": model.config.patch_encoder and model.image_size,

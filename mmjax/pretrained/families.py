@@ -15,6 +15,12 @@ MODULES: tuple[str, ...] = (
     "bert",
     "gpt2",
     "llama",
+    "gemma",
+    "t5",
+    "blip",
+    "paligemma",
+    "llava",
+    "whisper",
 )
 
 

@@ -90,6 +90,23 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class Taps:
+    """torch.nn.Conv1d's weight [out, in, taps] <-> kernel [taps * in, out], tap by tap."""
+
+    taps: int
+
+    def their_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return (shapes[0][1], shapes[0][0] // self.taps, self.taps)
+
+    def to_ours(self, tensor: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        return [tensor.transpose(2, 1, 0).reshape(shapes[0])]
+
+    def to_theirs(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        whole = arrays[0].reshape(self.taps, -1, arrays[0].shape[1])
+        return np.ascontiguousarray(whole.transpose(2, 1, 0))
+
+
+@dataclass(frozen=True)
 class Positions:
     """A table of positions, the class token's first: [1 + h * w, D] (or with a leading 1) <-> cls_position [1, 1, D]
     and position [h, w, D].

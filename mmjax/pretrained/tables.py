@@ -55,6 +55,11 @@ def prefix_of(keys: Collection[str] | None, prefix: str, written: bool) -> str:
     return prefix if any(key.startswith(prefix) for key in keys) else ""
 
 
+def chosen(keys: Collection[str] | None, *prefixes: str) -> str:
+    """The first of the prefixes that a key of a file has; else the first, which an export writes."""
+    return next((p for p in prefixes if any(key.startswith(p) for key in keys or ())), prefixes[0])
+
+
 def holds(keys: Collection[str] | None, key: str, written: bool) -> bool:
     """Whether an optional tensor is in the files. Without keys, whether an export writes it."""
     return written if keys is None else key in keys
