@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -81,7 +82,8 @@ class Combined:
         digest = hashlib.sha256()
         for name, source in self.opened.items():
             digest.update(f"{name} {source.identity['sha256']}\n".encode())
-        return {"path": self.path, "step": 0, "sha256": digest.hexdigest()}
+        paths = {name: str(source.path.absolute()) for name, source in self.opened.items()}
+        return {"path": self.path, "step": "best", "sha256": digest.hexdigest(), "init": paths}
 
     @functools.cached_property
     def model(self) -> dict[str, Any]:
@@ -91,6 +93,10 @@ class Combined:
             if part != "path" and source.model:
                 whole[part] = source.model[part]
         return whole
+
+    def carry(self, workdir: Path) -> None:
+        if "path" in self.opened:
+            self.opened["path"].carry(workdir)
 
     @property
     def tasks(self) -> Mapping[str, Any]:

@@ -128,6 +128,7 @@ def build(kind: type, value: Any, where: str) -> Any:
         _expect(isinstance(value, Mapping), where, value, "a mapping")
         return {str(k): build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if origin is tuple:
+        value = [value] if isinstance(value, str) and arguments == (str, Ellipsis) else value  # one of a list
         _expect(isinstance(value, (list, tuple)), where, value, "a list")
         each = [arguments[0]] * len(value) if len(arguments) == 2 and arguments[1] is Ellipsis else list(arguments)
         _expect(len(each) == len(value), where, value, f"{len(each)} values")

@@ -86,8 +86,8 @@ class Evaluation:
         )
 
     def run(self, name: str, stream: str, source: Source, params: Mapping[str, jax.Array]) -> Result:
-        """Evaluates one set with flat `params`. Baselines are fitted on the training set of its stream; on the set itself
-        where there is none, as of an imported model.
+        """Evaluates one set with flat `params`. Baselines are fitted on the training set of its stream; where there is
+        none, as of an imported model, on the set itself.
         """
         tasks = self.config.tasks_of(stream)
         if stream not in self.train:

@@ -10,6 +10,7 @@ A source is what `init.path` names. Whatever its kind it has
     tasks       keys of `config.tasks.NAME` by the task's kind that a run begins with
     settings    the plain `config.processor` that a run on top of it begins with (parts of it), or None
     processor   its fitted Processor, or None
+    carry(workdir)      keeps in a new workdir what an export of it will need beside the parameters
 """
 
 from __future__ import annotations
@@ -113,9 +114,10 @@ class Match:
     def text(self, path: str, shapes: Mapping[str, Any]) -> str:
         """What was taken, grown, begun anew and left, counted and named."""
         size = lambda names: sum(_numbers(shapes[n].shape) for n in names)  # noqa: E731
+        given = [*self.taken, *self.adapted]
         lines = [
-            f"init: {len(self.taken)} of {len(shapes)} parameters ({size(self.taken):,} of {size(shapes):,} numbers) "
-            f"are those of {path}"
+            f"init: {len(given)} of {len(shapes)} parameters ({size(given):,} of {size(shapes):,} numbers) are those "
+            f"of {path}"
         ]
         lines += [f"  {name}: {how}" for name, how in self.adapted.items()]
         for what, names in (("grown by classes", self.grown), ("begin anew", self.new)):
@@ -198,11 +200,8 @@ def _lay_processor(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
 
     laid = plain(build(ProcessorConfig, merge(source.settings, own), "config.processor"))
     theirs = plain(build(ProcessorConfig, source.settings, str(source.path)))
-    said = [
-        key for key in flatten(plain(own)) if any(key == k or key.startswith(f"{k}.") for k in flatten(source.settings))
-    ]
     for key, (old, new) in differences(theirs, laid).items():
-        if key in said:
+        if key in flatten(source.settings):
             print(f"config.processor.{key}: {new!r} in place of {old!r}, which {source.path} has")
     return laid
 
@@ -228,8 +227,8 @@ def lay_model(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
             kind = next(k for k in (*typing.get_args(hints[name]), hints[name]) if dataclasses.is_dataclass(k))
             alone = name == "decoder" and source.model.get("patch_encoder") is None
             laid[name] = _lay_part(kind, given, said or {}, where, source.path, alone)
-        elif given is not None and name in own and said != given and said not in (None, "none"):
-            raise _contradiction(where, said, source.path, given)
+        elif given is not None and name in own and build(hints[name], said, where) != given:
+            raise _contradiction(where, build(hints[name], said, where), source.path, given)
     return laid
 
 

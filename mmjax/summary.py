@@ -46,8 +46,9 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
 
 def _processor(processor: Processor) -> str:
     t = processor.tokenizer
+    sides = " x ".join(map(str, dict.fromkeys(processor.image.sides)))
     parts = [
-        f"{' x '.join(map(str, dict.fromkeys(processor.image.sides)))} px ({processor.image.resize}, {processor.image.method})",
+        f"{sides} px ({processor.image.resize}, {processor.image.method})",
         f"{t.vocab_size:,} tokens",
     ]
     parts += [f"{len(processor.answers)} answers"] if processor.answers else []

@@ -67,6 +67,8 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
             "base": source and source.identity, "versions": versions()}  # fmt: skip
     if latest is None:
         state = assemble.initial_state(built, model, plan)
+        if source is not None and jax.process_index() == 0:
+            source.carry(workdir)
     else:
         _check_continuation(saved, meta, config, processor, data)
         latest, state = checkpoints.restore_latest(lambda step: first.at(step).stored(first.at(step).abstract))

@@ -51,9 +51,8 @@ class Trained:
         """
         config, base = self.config, self.workdir.base
         if base is not None:
-            identity = base.identity
-            path, step = str(base.path), str(identity["step"])
-            config = dataclasses.replace(config, init=dataclasses.replace(config.init, path=path, checkpoint=step))
+            paths, step = base.identity.get("init", {"path": str(base.path)}), str(base.identity["step"])
+            config = dataclasses.replace(config, init=dataclasses.replace(config.init, **paths, checkpoint=step))
         params = assemble.initial_params(config, self.model, assemble.layout(self.model, self.mesh))
         return dataclasses.replace(self, config=config, params=params, step=0)
 

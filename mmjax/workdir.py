@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmjax.checkpoint import CheckpointConfig, Checkpointer
 from mmjax.data.processor import Processor
 from mmjax.errors import ConfigError
 from mmjax.models import lora
+from mmjax.pretrained.origin import ORIGIN
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -63,6 +65,11 @@ class Workdir:
         """See `mmjax/initialisation.py`."""
         return ""
 
+    def carry(self, workdir: Path) -> None:
+        """See `mmjax/initialisation.py`."""
+        if (self.path / ORIGIN).is_dir():
+            shutil.copytree(self.path / ORIGIN, workdir / ORIGIN, dirs_exist_ok=True)
+
     @property
     def settings(self) -> dict[str, Any]:
         """The plain `config.processor` that the run was made with."""
@@ -97,10 +104,13 @@ class Workdir:
         kept = self.meta.get("base")
         if not kept:
             return None
-        from mmjax.initialisation import open_source
+        from mmjax.initialisation import InitConfig, open_source, source_of
 
         path = self._base_path or kept["path"]
-        found = open_source(path, str(kept["step"]), f"the base of '{self.path}'")
+        if "init" in kept:
+            found = source_of(InitConfig(**kept["init"]))
+        else:
+            found = open_source(path, str(kept["step"]), f"the base of '{self.path}'")
         if found.identity["sha256"] != kept["sha256"]:
             raise ConfigError(
                 f"'{self.path}' holds what was trained on top of the base '{kept['path']}' (sha256 "

@@ -26,7 +26,7 @@ class ImageSettings:
     """What the model sees of a picture.
 
     Attributes:
-      size: side in pixels; the batch holds [B, size, size, 3] uint8. width: where it is not the height, which is `size`.
+      size: side in pixels; the batch holds [B, size, size, 3] uint8. width: 0, or another than the height, `size`.
       resize: "squash" the whole picture (SigLIP, ViT), or "crop": the short side becomes `short_side` (0: `size`), then
         the central square is cut out (CLIP; DINOv2 cuts 224 out of 256).
       method: interpolation, always antialiased.

@@ -19,9 +19,9 @@ from mmjax.pretrained.exporting import completed, describe_export
 from mmjax.pretrained.families import families, family_of
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.folder import read_json
-from mmjax.pretrained.importing import ORIGIN
+from mmjax.pretrained.origin import ORIGIN
 from mmjax.pretrained.processor_files import write_processor
-from mmjax.pretrained.tensor_files import DTYPES, Stored, ToWrite, open_tensors, write_tensors
+from mmjax.pretrained.tensor_files import DTYPES, SHARD_BYTES, Stored, ToWrite, open_tensors, write_tensors
 
 _DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
@@ -48,7 +48,7 @@ def export_workdir(workdir: Path, checkpoint: str, overrides: Mapping[str, str],
     config, described = _said(raw, trained.model, labels, aside)
     tensors = [*_tensors(described, trained.params, _DTYPES[dtype]), *_carried(aside, described)]
     out.mkdir(parents=True, exist_ok=True)
-    files = write_tensors(out, tensors)
+    files = write_tensors(out, tensors, SHARD_BYTES)
     (out / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
     if came and (origin / "generation_config.json").is_file():
         shutil.copyfile(origin / "generation_config.json", out / "generation_config.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,7 @@ from typing import Any
 from mmjax.config import merge, nest, plain
 from mmjax.errors import ConfigError
 from mmjax.pretrained.family import Described
-from mmjax.pretrained.folder import Folder
-from mmjax.pretrained.processing import PICTURES, VOCABULARIES
-from mmjax.pretrained.tensor_files import ToWrite, write_tensors
 
-ORIGIN = "origin"  # folder of a workdir: what came along of a Hugging Face folder beside its parameters
-_ALONG = ("config.json", "generation_config.json", "chat_template*", *PICTURES, "tokenizer_config.json",
-          "special_tokens_map.json", "added_tokens.json", *VOCABULARIES)  # fmt: skip
 _BATCH = 32  # rows of a batch in `mmjax eval`
 
 
@@ -52,7 +45,7 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     found = initialisation.match(config.init, source, placed.shapes)
     params = assemble.initial_params(config, model, placed)
     print(found.text(path, placed.shapes))
-    keep_origin(source.folder, workdir)
+    source.carry(workdir)
     # From here on the workdir stands by itself: nothing is read from the folder any more.
     mapping = {k: v for k, v in mapping.items() if k != "init"}
     meta = {"config": plain(from_mapping(mapping)), "mapping": plain(mapping), "fingerprint": {}, "base": None,
@@ -78,18 +71,3 @@ def tasks_of(described: Described) -> dict[str, dict[str, Any]]:
     if {"patch_encoder", "decoder"} <= described.model.keys():
         tasks["captioning"] = {}
     return tasks
-
-
-def keep_origin(folder: Folder, workdir: Path) -> None:
-    """Copies what an export gives back as it came: configs, vocabulary, chat template, and the tensors set aside."""
-    target = workdir / ORIGIN
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in sorted({file for pattern in _ALONG for file in folder.path.glob(pattern)}):
-        if file.is_file():
-            shutil.copyfile(file, target / file.name)
-    aside = {key: folder.tensors[key] for key in folder.aside}
-    if aside:
-        write_tensors(target, [ToWrite(k, t.dtype, t.shape, t.map) for k, t in aside.items()])
-    # Which tensors there were tells a family the names and the optional parts of this very release.
-    (target / "keys.json").write_text(json.dumps(sorted(folder.tensors), indent=0) + "\n")

@@ -15,6 +15,7 @@ from mmjax.data.index import content_hash
 from mmjax.data.processor import Processor, ProcessorConfig
 from mmjax.data.tokenizer import TokenizerConfig, train_bpe
 from mmjax.pretrained.folder import open_folder
+from mmjax.pretrained.origin import keep_origin
 from mmjax.pretrained.processing import open_vocabulary, picture_settings, text_settings
 from mmjax.pretrained.weights import Weights
 
@@ -48,6 +49,9 @@ class Published:
         """How a parameter of the folder becomes one of another shape, in words; "" where it cannot."""
         return self._weights.adapts(name, shape)
 
+    def carry(self, workdir: Path) -> None:
+        keep_origin(self.folder, workdir)
+
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         files = sorted({tensor.file for tensor in self.folder.tensors.values()})
@@ -59,13 +63,13 @@ class Published:
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """The plain `config.processor` that fits the folder."""
+        """Of the plain `config.processor` what the folder says."""
         own: dict[str, Any] = {}
         if self.model["patch_encoder"] is not None:
             own["image"] = picture_settings(self.folder)
         if self.folder.described.vocab_size:
             own = merge(own, text_settings(self.folder))
-        return plain(build(ProcessorConfig, own, self.folder.where))
+        return own
 
     @functools.cached_property
     def processor(self) -> Processor:

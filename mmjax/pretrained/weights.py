@@ -137,7 +137,12 @@ def _grown(old: Shape, new: Shape) -> int | None:
 
 
 def _placed(whole: np.ndarray, spec: jax.ShapeDtypeStruct) -> jax.Array:
-    """A copy of each device's part; nothing keeps the mapped file."""
-    return jax.make_array_from_callback(
-        whole.shape, spec.sharding, lambda index: np.array(whole[index], dtype=spec.dtype, order="C")
-    )
+    """A copy of each device's part, one after another, so that few are in memory twice; nothing keeps the file mapped.
+
+    (`jax.make_array_from_callback` makes all the parts first: a large table would be there three times.)
+    """
+    parts = []
+    for device, index in spec.sharding.addressable_devices_indices_map(whole.shape).items():
+        part = np.array(whole[index], dtype=spec.dtype, order="C")
+        parts.append(jax.block_until_ready(jax.device_put(part, device)))
+    return jax.make_array_from_single_device_arrays(whole.shape, spec.sharding, parts)

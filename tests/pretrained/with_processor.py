@@ -8,9 +8,10 @@ from pathlib import Path
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pretrained"
 WORDS = (
-    "a photo of red green blue yellow circle square triangle is the there what which where above below left right big "
-    "small dog cat one two three colour shape and with no yes in on"
-).split()
+    *("a", "an", "photo", "of", "red", "green", "blue", "yellow", "orange", "purple", "circle", "square", "triangle"),
+    *("star", "cross", "is", "the", "there", "what", "which", "where", "above", "below", "left", "right", "big"),
+    *("small", "dog", "cat", "one", "two", "three", "colour", "shape", "and", "with", "no", "yes", "in", "on"),
+)
 SPECIAL = ("<pad>", "<bos>", "<unk>")
 
 
