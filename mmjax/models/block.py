@@ -120,7 +120,9 @@ class TransformerConfig:
         own = self.width not in (0, base.width)
         width = self.width or base.width
         heads = self.heads or (max(1, width // 64) if own else base.heads)
-        if not self.head_dim and width % heads:
+        # A `like` has a head_dim of its own, which goes with its heads.
+        head_dim = self.head_dim or (0 if own or self.heads else getattr(base, "head_dim", 0))
+        if not head_dim and width % heads:
             raise ConfigError(f"{where}.heads: {heads} heads do not divide width {width}. Set heads or head_dim.")
         kv_heads = self.kv_heads or heads
         if heads % kv_heads:
@@ -130,7 +132,7 @@ class TransformerConfig:
             width=width,
             depth=self.depth or base.depth,
             heads=heads,
-            head_dim=self.head_dim or width // heads,
+            head_dim=head_dim or width // heads,
             kv_heads=kv_heads,
             mlp_dim=self.mlp_dim or (4 * width if own else base.mlp_dim),
         )

@@ -36,22 +36,34 @@ class FusionConfig(TransformerConfig):
         "gated_cross_attention" (gated readings only, the identity at the start: a trained text encoder is unchanged;
         Flamingo: Alayrac et al., 2022).
       depth: number of blocks.
+      project_image: pictures of another width are mapped to the fusion's; False: cross-attention reads them as they are
+        (BLIP).
       pool: "first" token (text comes first), "mean" over real tokens, or "attention".
     """
 
     name: str = choice("none", "concat", "cross_attention", "gated_cross_attention")
     size: str = ""
     depth: int = 2
+    project_image: bool = True
     pool: str = choice("first", "mean", "attention")
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if not self.project_image and self.name in ("none", "concat"):
+            raise ConfigError(f"{where}.project_image: false, but '{self.name}' has no cross-attention. Leave it out.")
 
 
 class Fusion(nn.Module):
     """Text tokens and patch tokens -> fused tokens. Either may be absent: the other then passes through the same blocks
     alone.
+
+    Attributes:
+      image_width: of pictures that cross-attention reads as they are; 0: of the fusion's width.
     """
 
     config: FusionConfig
     dtype: Any = jnp.float32
+    image_width: int = 0
 
     @nn.compact
     def __call__(self, text: Tokens | None, image: Tokens | None, *, packed: int = 0, train: bool = False) -> Fused:
@@ -63,7 +75,9 @@ class Fusion(nn.Module):
         c = self.config
         if text is None and image is None:
             raise ConfigError("fuse: neither text nor a picture. Expected at least one of them in the batch.")
-        text, image = self._project(text, "text_projection"), self._project(image, "image_projection")
+        text = self._project(text, "text_projection")
+        if c.project_image:
+            image = self._project(image, "image_projection")
         if c.name == "concat":
             tokens = self._concat(text, image)
             stack = Transformer(c, self.dtype, name="transformer")
@@ -73,7 +87,14 @@ class Fusion(nn.Module):
             tokens = image if text is None else text
         else:
             gated = c.name == "gated_cross_attention"
-            stack = Transformer(c, self.dtype, "gated" if gated else "plain", cross_only=gated, name="transformer")
+            stack = Transformer(
+                c,
+                self.dtype,
+                "gated" if gated else "plain",
+                cross_only=gated,
+                memory_width=self.image_width,
+                name="transformer",
+            )
             x = stack(text.x, mask=text.mask, segments=text.segments, memory=image, train=train).x
             tokens = text._replace(x=x)
         return Fused(tokens, Pool(c.pool, c, self.dtype, name="pool")(tokens, packed=packed))

@@ -176,7 +176,7 @@ class Multimodal(nn.Module):
             self.text_encoder = TextEncoder(text, self.tokens.vocab_size, self.tokens.eos, dtype)
         if sound:
             self.sound_encoder = SoundEncoder(sound, dtype)
-        self.fusion = Fusion(fusion, dtype)
+        self.fusion = Fusion(fusion, dtype, 0 if fusion.project_image or not patch else patch.width)
         if decoder:
             memory_width = (patch or text or sound or decoder).width if c.fusion.name == "none" else fusion.width
             shared = self.text_encoder.embed if c.share_embedding else None

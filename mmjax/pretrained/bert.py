@@ -43,7 +43,7 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     demand(config, {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False})
     written = (config.get("architectures") or ["BertModel"])[0]
     prefix = prefix_of(keys, "bert.", written != "BertModel")
-    pools = written in ("BertModel", "BertForPreTraining", CLASSIFIER) and config.get("add_pooling_layer", True)
+    pools = written in ("BertModel", "BertForPreTraining", CLASSIFIER) and config.get("has_pooler", True)
     pooled = holds(keys, f"{prefix}pooler.dense.weight", pools)
     classifies = written == CLASSIFIER and pooled
     labels = labels_of(config) if classifies else ()
@@ -91,6 +91,6 @@ def write(model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] 
         "eos_token_id": model.tokens.eos,
         "pad_token_id": model.tokens.pad,
         **label_names(labels, outputs),
-        # What one has to tell `BertModel.from_pretrained`.
-        **({"add_pooling_layer": False} if named == "BertModel" and part.pooler == "none" else {}),
+        # transformers ignores it; one has to tell `BertModel.from_pretrained` add_pooling_layer=False.
+        **({"has_pooler": False} if named == "BertModel" and part.pooler == "none" else {}),
     }

@@ -3,6 +3,8 @@
 Its text encoder is one BERT that reads a picture or none: embeddings in our text encoder, all blocks in our fusion.
 Captions are written by a decoder that reads the picture, answers by one that reads the fused question.
 
+Padding of a question is hidden from the answer, as in BLIP's own code; transformers 5.23 drops that mask.
+
 Ids go in as they are: what is claimed is parity with transformers. The published weights were trained with another
 first token than the tokenizer's [CLS] (101): [DEC] (30522, what transformers calls bos) before captions and answers,
 and [ENC] (30523), which transformers leaves to the caller, before questions and texts that are matched.
@@ -116,7 +118,7 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     tensors = under(vision_table(tower["depth"], tower["patch"]), "vision_model.", "patch_encoder/")
     if kind != CAPTIONS:
         model["text_encoder"] = {"width": stack["width"], "length": length, "pool": "cls", "embed_only": True}
-        model["fusion"] = {"name": "cross_attention", **stack}
+        model["fusion"] = {"name": "cross_attention", "project_image": False, **stack}
         rows = text_table(stack["depth"], "text_encoder/embed/", "fusion/transformer/")
         tensors += under(rows, "text_encoder.", "")
     if kind != MATCHES:

@@ -62,7 +62,10 @@ def open_folder(path: str | Path, where: str) -> Folder:
     check_spellings(raw, f"{where}: '{folder / 'config.json'}'")
     config = complete_config(folder, where)
     tensors = open_tensors(folder, where)
-    described = family.read(config, frozenset(tensors))
+    try:
+        described = family.read(config, frozenset(tensors))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: '{folder}': {error}") from error
     return Folder(
         folder, where, raw, config, tensors, family, described, account(described, tensors, f"{where}: '{folder}'")
     )

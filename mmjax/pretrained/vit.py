@@ -48,7 +48,7 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     demand(config, {"num_channels": 3, "pooler_act": "tanh", "pooler_output_size": config["hidden_size"]})
     classifies = "ViTForImageClassification" in (config.get("architectures") or ())
     prefix = prefix_of(keys, "vit.", classifies)
-    pooled = not classifies and holds(keys, f"{prefix}pooler.dense.weight", config.get("add_pooling_layer", True))
+    pooled = not classifies and holds(keys, f"{prefix}pooler.dense.weight", config.get("has_pooler", True))
     patch = side(config, "patch_size")
     model = read_settings(SETTINGS, config) | OURS | {"patch": patch, "pooler": "tanh" if pooled else "none"}
     body = (
@@ -82,6 +82,6 @@ def write(model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] 
         "image_size": as_size(model.image_size),
         "patch_size": part.patch,
         **label_names(labels, outputs),
-        # What one has to tell `ViTModel.from_pretrained`.
-        **({} if outputs or part.pooler == "tanh" else {"add_pooling_layer": False}),
+        # transformers ignores it; one has to tell `ViTModel.from_pretrained` add_pooling_layer=False.
+        **({} if outputs or part.pooler == "tanh" else {"has_pooler": False}),
     }

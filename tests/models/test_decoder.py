@@ -207,3 +207,21 @@ def test_fusion_over_embeddings_is_a_text_stack_that_reads_pictures_when_there_a
 def test_options_that_cannot_be_are_errors(values, message):
     with pytest.raises(ConfigError, match=message):
         build(ModelConfig, values, "m")
+
+
+def test_fusion_may_read_pictures_of_another_width_as_they_are():
+    small = {"name": "cross_attention", "project_image": False}
+    config = ModelConfig(
+        patch_encoder=PatchEncoderConfig(**SMALL | {"width": 12}, patch=4),
+        text_encoder=TextEncoderConfig(**SMALL),
+        fusion=FusionConfig(**small),
+    )
+    model = Multimodal(config, (8, 8), tokens=TokenIds(20))
+    params = drawn(model)
+    assert set(params["fusion"]) == {"transformer"}
+    assert params["fusion"]["transformer"]["block_00"]["cross_attention"]["key"]["kernel"].shape == (12, 8)
+    text, image = Tokens(normal(1, 3, 8)), Tokens(normal(1, 4, 12))
+    a, b = (model.apply({"params": params}, text, i, method="fuse").pooled for i in (image, Tokens(image.x + 1)))
+    assert not np.allclose(a, b, atol=1e-3)
+    with pytest.raises(ConfigError, match="m.project_image: false, but 'concat'"):
+        build(FusionConfig, {**small, "name": "concat"}, "m")

@@ -15,20 +15,47 @@ from .fixture_folders import FOLDER, NAMES, OTHER_NAMES, TOKENS, expected, load,
 BOUND = 1e-4  # of the tensor's largest value, in float32
 
 
+def read(model, apply, inputs):
+    """Everything that is read: ({output: array}, what the decoder reads, or None)."""
+    found, memory = {}, None
+    if "frames" in inputs:
+        memory = apply(inputs["frames"], method="encode_sound")
+        found["sound_tokens"] = memory.x
+    for name in ("text", "image"):
+        if name in inputs and getattr(model.config, {"text": "text_encoder", "image": "patch_encoder"}[name]):
+            mask = (inputs["text_mask"],) if name == "text" else ()
+            output = apply(inputs[name], *mask, method=f"encode_{name}")
+            memory = output.tokens
+            found |= {f"{name}_{k}": v for k, v in zip(output._fields, (memory.x, *output[1:]), strict=True)}
+            if name == "text":
+                text = memory
+    if model.config.fusion.name != "none":
+        fused = apply(text, memory, method="fuse")
+        memory = fused.tokens
+        found |= {"fused_tokens": memory.x, "fused_pooled": fused.pooled}
+    return found, memory
+
+
+def prompt(model, inputs):
+    """(ids, mask) of what the decoder writes, and whether pictures have their places in it."""
+    name = "decoder_text" if "decoder_text" in inputs else "text"
+    return inputs[name], inputs[f"{name}_mask"], "image" in inputs and model.config.decoder.memory == "prefix"
+
+
+def applied(model, params):
+    return functools.partial(model.apply, {"params": traverse_util.unflatten_dict(params, sep="/")})
+
+
 def outputs(model, params, inputs):
     """What the model gives for all inputs that are there, named as in expected.npz."""
-    found = {}
-    apply = functools.partial(model.apply, {"params": traverse_util.unflatten_dict(params, sep="/")})
-    if "image" in inputs:
-        image = apply(inputs["image"], method="encode_image")
-        found |= {f"image_{k}": v for k, v in zip(image._fields, (image.tokens.x, *image[1:]), strict=True)}
-    if "text" in inputs and model.config.text_encoder:
-        text = apply(inputs["text"], inputs["text_mask"], method="encode_text")
-        found |= {f"text_{k}": v for k, v in zip(text._fields, (text.tokens.x, *text[1:]), strict=True)}
-    if "text" in inputs and model.config.decoder:
-        decoded = apply(inputs["text"], inputs["text_mask"], method="decode")
+    apply = applied(model, params)
+    found, memory = read(model, apply, inputs)
+    if model.config.decoder:
+        ids, mask, placed = prompt(model, inputs)
+        prefix = inputs.get("decoder_prefix")
+        decoded = apply(ids, mask, memory, prefix=prefix, placed=placed, method="decode")
         found |= {"decoder_hidden": decoded.hidden, "decoder_logits": decoded.logits}
-    if model.contrastive and "image" in inputs and "text" in inputs:
+    if "contrastive_log_scale" in params and "image" in inputs and "text" in inputs:
         scale, bias = apply(method="contrastive_scale")
         cosines = found["image_embedding"] @ found["text_embedding"].T
         found["contrastive_logits"] = cosines * jnp.exp(scale) + bias
@@ -41,13 +68,18 @@ def compare(loaded, inputs, truths, prefix=""):
     """{output: largest relative difference}; every truth must have its counterpart. Padding is nobody's output."""
     with jax.default_matmul_precision("highest"):
         found = jax.jit(functools.partial(outputs, loaded.model))(loaded.params, inputs)
+    text = loaded.model.config.text_encoder
+    masks = (
+        {} if text is None or text.read_padding else {k: inputs["text_mask"] for k in ("text_tokens", "fused_tokens")}
+    )
+    if loaded.model.config.decoder:
+        masks |= dict.fromkeys(("decoder_hidden", "decoder_logits"), prompt(loaded.model, inputs)[1])
     differences = {}
     for name, truth in truths.items():
         ours = np.asarray(found[name.removeprefix(prefix)])
         assert ours.shape == truth.shape, name
-        config = loaded.model.config.text_encoder
-        if name in ("text_tokens", "decoder_hidden", "decoder_logits") and not (config and config.read_padding):
-            ours, truth = (np.where(inputs["text_mask"][..., None], v, 0) for v in (ours, truth))
+        if name in masks:
+            ours, truth = (np.where(masks[name][..., None], v, 0) for v in (ours, truth))
         differences[name] = float(np.abs(ours - truth).max() / np.abs(truth).max())
     return differences
 
@@ -87,12 +119,23 @@ def test_greedy_tokens_of_padded_prompts_are_those_of_torch_one_by_one(name):
     inputs, truths = expected(name)
     loaded = load(FOLDER / name)
 
-    def write(params, ids, mask):
-        params = traverse_util.unflatten_dict(params, sep="/")
-        return generate(loaded.model, params, length=TOKENS, eos=-1, prefix_ids=ids, prefix_mask=mask)
+    def write(params, inputs):
+        memory = read(loaded.model, applied(loaded.model, params), inputs)[1]
+        ids, mask, placed = prompt(loaded.model, inputs)
+        return generate(
+            loaded.model,
+            traverse_util.unflatten_dict(params, sep="/"),
+            memory,
+            length=TOKENS,
+            eos=-1,
+            prefix_ids=ids,
+            prefix_mask=mask,
+            prefix_full="decoder_prefix" in inputs,
+            placed=placed,
+        )
 
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(write)(loaded.params, inputs["text"], inputs["text_mask"])
+        ours = jax.jit(write)(loaded.params, inputs)
     np.testing.assert_array_equal(ours, truths["greedy"])
 
 
