@@ -105,10 +105,13 @@ def _differences(described: Described, model: Multimodal) -> Iterator[str]:
     checked = {
         "image_size": model.config.patch_encoder and model.image_size,
         "vocab_size": model.tokens.vocab_size if reads else 0,
-        "contrastive": model.contrastive,
+        # Of one tower alone only the projection is there, whatever the loss.
+        "contrastive": model.contrastive if {"patch_encoder", "text_encoder"} <= has.keys() else "",
     }
+    if bool(model.contrastive) != bool(described.contrastive):
+        yield f"the projection would {'be lost' if model.contrastive else 'appear'}"
     for name, ours in checked.items():
-        if ours != getattr(described, name):
+        if ours and ours != getattr(described, name):
             yield f"{name} is {ours!r}, and would be {getattr(described, name)!r}"
     heads = {h.name: (h.outputs, h.source) for h in model.heads}
     if heads != dict(described.heads):
