@@ -15,8 +15,9 @@ from mmjax.pretrained.family import Described
 from mmjax.pretrained.settings import ACTIVATIONS
 
 PARTS = ("patch_encoder", "text_encoder", "sound_encoder", "fusion", "decoder")
-# How a run computes or regularises, not what the weights mean; sizes are compared, not the name of a size.
-OF_THE_RUN = {"size", "dtype", "dropout", "drop_path", "patch_dropout", "remat", "scan"}
+# How a run computes or regularises, not what the weights mean; sizes are compared, not the name of a size, and whether
+# there is a rim to be cut follows from them.
+OF_THE_RUN = {"size", "dtype", "dropout", "drop_path", "patch_dropout", "remat", "scan", "cut_rim"}
 
 
 def parts(model: Multimodal, *names: str) -> tuple[Any, ...]:

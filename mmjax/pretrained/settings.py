@@ -104,6 +104,12 @@ def side(config: Mapping[str, Any], key: str, where: str = WHERE) -> int:
     return height
 
 
+def patches(config: Mapping[str, Any], where: str = WHERE) -> dict[str, Any]:
+    """Side of a patch, and whether pictures have a rim that fills none: torch's convolution leaves it out."""
+    patch = side(config, "patch_size", where)
+    return {"patch": patch, "cut_rim": any(s % patch for s in pair(config, "image_size", where))}
+
+
 def as_size(size: tuple[int, int]) -> int | list[int]:
     """(height, width) as config.json says it: a square by its side."""
     return size[0] if size[0] == size[1] else list(size)
