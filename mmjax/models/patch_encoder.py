@@ -267,7 +267,7 @@ def check_patches(patches: Patches, c: PatchEncoderConfig) -> None:
 
 
 def grid_of(size: tuple[int, int], patch: int, cut_rim: bool = False) -> tuple[int, int]:
-    """Patches down and across a picture of `size` = (height, width) pixels. ConfigError for a rim that is not to be cut."""
+    """Patches down and across a picture of `size` = (height, width). ConfigError for a rim that is not to be cut."""
     height, width = size
     if cut_rim and min(size) >= patch:
         return height // patch, width // patch

@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 WHERE = "config.json"
+_HISTORY = {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}  # how a file came to be
 
 
 class Setting(NamedTuple):
@@ -147,7 +148,7 @@ def check_spellings(raw: Mapping[str, Any], where: str = WHERE) -> None:
             )
     for part in ("text_config", "vision_config"):
         old, new = raw.get(f"{part}_dict") or {}, raw.get(part) or {}
-        for key in sorted(old.keys() & new.keys()):
+        for key in sorted((old.keys() & new.keys()) - _HISTORY):
             if old[key] != new[key]:
                 raise ConfigError(
                     f"{where}: {part}.{key}: found {new[key]!r} there, and {old[key]!r} in {part}_dict. Expected the "
