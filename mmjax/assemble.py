@@ -134,6 +134,11 @@ class Layout:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     shardings: Mapping[str, NamedSharding]
 
+    @property
+    def merged(self) -> list[str]:
+        """The names that a model is applied with: all but LoRA's factors."""
+        return [n for n in self.shapes if not lora.is_factor(n)]
+
     def abstract(self, names: Iterable[str]) -> dict[str, jax.ShapeDtypeStruct]:
         """The named parameters as shapes with shardings."""
         return {
@@ -313,9 +318,10 @@ def weights(config: Config, plan: Plan, state: State, *, average: bool = True) -
     """The parameters that the model is applied to: averaged where there is an average, LoRA merged."""
     trained = state["ema"] if average and state["ema"] else state["params"]
     params = {**trained, **state["frozen"]}
-    if not any(map(lora.is_factor, params)):
+    names = plan.layout.merged
+    if len(names) == len(params):
         return params
-    laid = {n: h for n, h in plan.layout.shardings.items() if not lora.is_factor(n)}
+    laid = {n: plan.layout.shardings[n] for n in names}
     return sharding.jit(plan.layout.mesh, lambda p: lora.merge(p, config.adapt.scale), out_shardings=laid)(params)
 
 

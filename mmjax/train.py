@@ -29,6 +29,7 @@ from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import MetricWriter, Progress
 from mmjax.train_step import Objective, State, make_train_step
+from mmjax.workdir import Workdir
 
 PREEMPTED = 75
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
@@ -85,10 +86,14 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         shown = {_evaluated_step(workdir, name) for name in data.validation}
         if chosen in (None, end) or shown == {chosen}:
             return
-        stage = first.at(chosen)
-        state = assemble.complete(built, stage, checkpoints.restore(chosen, stage.stored(stage.abstract)).state)
+        kept, wanted = (
+            Workdir(workdir, str(chosen), base_path=config.init.path),
+            first.layout.abstract(first.layout.merged),
+        )
+        kinds = {"": kept.read(wanted)} | ({"_raw": kept.read(wanted, average=False)} if config.train.ema else {})
+        kept.close()
         print(f"\nThe best checkpoint is that of step {chosen}; its figures are the run's:")
-        _evaluate(evaluation, data, _kinds(config, stage, state), chosen, workdir, None)
+        _evaluate(evaluation, data, kinds, chosen, workdir, None)
 
     if start >= plan.total_steps or asks_to_stop():
         print(f"{workdir}: already trained to step {start} of {plan.total_steps}. Nothing to do.")
@@ -155,6 +160,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                 print(f"step {step}: {early.patience} evaluations without a better {best.best}; the run ends here.")
                 break
     checkpoints.wait()
+    state = None  # makes room
     show_best(step)
     checkpoints.close()
     writer.close()
