@@ -51,22 +51,21 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
     mesh = sharding.make_mesh(config.mesh)
     data = assemble.open_data(config)
     checkpoints = Checkpointer(workdir / "checkpoints", config.checkpoint)
-    latest, history, built = checkpoints.latest_step(), [], config
+    latest, history = checkpoints.latest_step(), []
+    saved = None if latest is None else checkpoints.read_json(latest, "meta")
+    source = initialisation.source_of(initialisation.pinned(config.init, saved and saved.get("base")))
+    base = source and source.identity
+    built = dataclasses.replace(config, init=initialisation.pinned(config.init, base))
     if latest is None:
-        processor = assemble.fit_processor(config, data)
+        processor = assemble.fit_processor(built, data)
     else:
         processor = Processor.from_json(checkpoints.read_json(latest, "processor"))
-        saved = checkpoints.read_json(latest, "meta")
-        if saved.get("base"):  # the checkpoint that the run began with, though its run may have a better one by now
-            init = dataclasses.replace(config.init, checkpoint=str(saved["base"]["step"]))
-            built = dataclasses.replace(config, init=init)
-    source = initialisation.source_of(built.init)
     built = assemble.prepared(built, processor)
     model = assemble.build_model(built, processor)
     first = plan = assemble.make_plan(built, model, data, mesh)
     pipelines = assemble.train_pipelines(config, data, processor, mesh, workdir / "bad_records.jsonl")
     meta = {"config": plain(config), "mapping": plain(mapping), "fingerprint": data.fingerprint,
-            "base": source and source.identity, "versions": versions()}  # fmt: skip
+            "base": base, "versions": versions()}  # fmt: skip
     if latest is None:
         state = assemble.initial_state(built, model, plan)
     else:
