@@ -76,6 +76,7 @@ def test_what_cannot_be_adapted_is_an_error(over, message, small, base, run_file
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_path, run_file, capsys):
     mapping = tiny_mapping("contrastive", train__steps=1)
     for tower in ("patch_encoder", "text_encoder"):
@@ -97,6 +98,7 @@ def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_p
     assert "begin anew: 1 (" in said and "text_encoder/embed/embedding" in said
 
 
+@pytest.mark.slow
 def test_a_mixture_of_old_and_new_goes_on_from_a_workdir_and_is_judged_on_both(
     small, base, more_shapes, tiny_set, run_file, tmp_path
 ):
