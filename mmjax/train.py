@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,8 +63,8 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         processor = Processor.from_json(checkpoints.read_json(latest, "processor"))
     built = assemble.prepared(built, processor)
     model = assemble.build_model(built, processor)
-    first = plan = assemble.make_plan(built, model, data, mesh)
     pipelines = assemble.train_pipelines(config, data, processor, mesh, workdir / "bad_records.jsonl")
+    first = plan = assemble.make_plan(built, model, data, mesh, pipelines)
     meta = {"config": plain(config), "mapping": plain(mapping), "fingerprint": data.fingerprint,
             "base": base, "versions": versions()}  # fmt: skip
     if latest is None:
@@ -99,10 +100,10 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         show_best(start)
         checkpoints.close()
         return 0
-    print(summary.run_table(built, first, data, processor))
+    print(summary.run_table(built, first, data, processor, pipelines))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
 
-    batch_size = config.data.batch_size(config.first_stream)
+    batch_size = pipelines[config.first_stream].rows_a_step
     rows = len(data.train[config.first_stream])
     in_steps = lambda text: duration(text, total=plan.total_steps, batch_size=batch_size, rows=rows)  # noqa: E731
     save_every, eval_every = (
@@ -125,12 +126,13 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         evaluate(0, state)
 
     pending: tuple[int, Any, dict[str, str]] | None = None
-    step_fn = _step_function(built, model, plan)
+    shapes = math.prod(pipeline.shapes for pipeline in pipelines.values())
+    step_fn = _step_function(built, model, plan, shapes)
     with Feed(pipelines, mesh, start, plan.total_steps) as feed, Progress(start, plan.total_steps, batch_size) as bar:
         for step in range(start + 1, plan.total_steps + 1):
             if step > plan.stop:
                 plan = plan.next
-                state, step_fn = assemble.enter(plan, state), _step_function(built, model, plan)
+                state, step_fn = assemble.enter(plan, state), _step_function(built, model, plan, shapes)
             batch, row_sums = feed.take()
             state, out = step_fn(state, batch)
             if pending:  # the metrics of the step before are read while this one runs
@@ -184,14 +186,15 @@ def dry_run(config: Config) -> int:
     processor = assemble.fit_processor(config, data)
     config = assemble.prepared(config, processor)
     model = assemble.build_model(config, processor)
-    plan = assemble.make_plan(config, model, data, mesh)
-    print(summary.run_table(config, plan, data, processor))
+    pipelines = assemble.train_pipelines(config, data, processor, mesh)
+    plan = assemble.make_plan(config, model, data, mesh, pipelines)
+    print(summary.run_table(config, plan, data, processor, pipelines))
     batch = {
         stream: {
             k: jax.ShapeDtypeStruct((p.batch_size, *v.shape[1:]), v.dtype, sharding=sharding.batch_sharding(mesh))
             for k, v in next(p.batches(0, 1)).items()
         }
-        for stream, p in assemble.train_pipelines(config, data, processor, mesh).items()
+        for stream, p in pipelines.items()
     }
     print(summary.sharding_table(plan))
     print(summary.batch_table(batch))
@@ -222,11 +225,13 @@ def _update(config: Config, model: Any, plan: assemble.Plan) -> Any:
     return make_train_step(objective, plan.tx, seed=config.train.seed, ema=config.train.ema)
 
 
-def _step_function(config: Config, model: Any, plan: assemble.Plan) -> Any:
-    """The update of a stage, compiled at its first call; the state that it is given is used up."""
+def _step_function(config: Config, model: Any, plan: assemble.Plan, shapes: int = 1) -> Any:
+    """The update of a stage, compiled at its first call, and for each of the `shapes` that batches have; the state that
+    it is given is used up.
+    """
     mesh = plan.layout.mesh
     laid = plan.shardings, sharding.replicated(mesh)
-    return sharding.jit(mesh, _update(config, model, plan), donate_argnums=0, out_shardings=laid)
+    return sharding.jit(mesh, _update(config, model, plan), versions=shapes, donate_argnums=0, out_shardings=laid)
 
 
 def _log(
