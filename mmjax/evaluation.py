@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from mmjax import report, sharding
 from mmjax.data.packed import make_pipeline
 from mmjax.data.pipeline import Pipeline
-from mmjax.data.processor import Processor
+from mmjax.data.processor import Processor, picture_of
 from mmjax.data.sources import Source, at_most
 from mmjax.evaluators import Figure
 from mmjax.experiment import Config
@@ -71,7 +71,8 @@ class Evaluation:
     def pipeline(self, stream: str, source: Source) -> Pipeline:
         """Every row of the source once, in batches of `eval.batch_size`."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        size = self.config.eval.batch_size or self.config.data.batch_size(stream)
+        train = self.config.data.of_stream(stream)
+        size = self.config.eval.batch_size or train.batch_size * max(1, train.pack_rows)
         size = -(-min(size, len(source)) // ways) * ways
         return make_pipeline(
             source,
@@ -99,14 +100,15 @@ class Evaluation:
             for _ in progress(range(pipeline.steps), f"evaluate {name}", unit="batch"):
                 batch = feed.take()[0][stream]
                 losses, outputs = jax.device_get(step(params, batch))
-                small = jax.device_get({k: v for k, v in batch.items() if k != "image"})
+                small = jax.device_get({k: v for k, v in batch.items() if k not in ("image", "image_grid")})
                 records = [source.annotations(int(row)) for row in small["row"]]
                 sums = add(sums, losses)
                 readable = {n: t.readable(outputs[n], self.processor) for n, t in tasks.items()}
                 for n, judge in judges.items():
                     judge.update(readable[n], small, records)
                 if not panel:
-                    panel = self._panel(tasks, readable, small, np.asarray(jax.device_get(batch["image"])), records)
+                    pictures = jax.device_get({k: batch[k] for k in ("image", "image_grid") if k in batch})
+                    panel = self._panel(tasks, readable, small, pictures, records)
         if len(pipeline.bad):
             bad = f"{len(pipeline.bad)} of {len(source)} rows cannot be read ({pipeline.bad.summary()})"
             print(f"{name}: {bad}; the figures are of the others.")
@@ -117,7 +119,7 @@ class Evaluation:
         )
 
     def _panel(
-        self, tasks: Any, readable: Any, batch: Any, images: np.ndarray, records: list[Any]
+        self, tasks: Any, readable: Any, batch: Any, pictures: Mapping[str, np.ndarray], records: list[Any]
     ) -> list[report.PanelItem]:
         items = []
         texts = [r.get("texts", []) for r in records]
@@ -125,7 +127,7 @@ class Evaluation:
             lines = []
             for n, task in tasks.items():
                 lines += task.describe({**batch, **readable[n], "texts": texts}, int(row), records[row])
-            items.append(report.PanelItem(images[row], lines))
+            items.append(report.PanelItem(picture_of(pictures, row), lines))
         return items
 
 

@@ -181,15 +181,15 @@ def factors(
 
 
 _LAYER = re.compile(r"(.*/)block_(\d+)/")
-_ABOVE = ("final_norm/", "pool/")  # what of a tower comes after its blocks
+_ABOVE = re.compile(r".*/(final_norm/.*|pool/.*|output)")  # what of a tower comes after its blocks
 
 
 def layer_factors(names: Sequence[str], patterns: Sequence[tuple[str, float]], where: str) -> dict[str, float]:
     """name -> factor by depth (BEiT: Bao et al., 2022; ELECTRA: Clark et al., 2020).
 
     In a stack of n blocks with factor f, block i (from 0) learns at f^(n - 1 - i), what a tower has below its blocks
-    (stem, embeddings, positions) at f^n, its final norm and pooling at 1. Other parameters, and those that no pattern
-    matches, learn at 1. A pattern that matches no block is an error.
+    (stem, embeddings, positions) at f^n, its final norm, pooling and output at 1. Other parameters, and those that no
+    pattern matches, learn at 1. A pattern that matches no block is an error.
     """
     depth: dict[str, int] = {}
     for name in names:
@@ -201,7 +201,7 @@ def layer_factors(names: Sequence[str], patterns: Sequence[tuple[str, float]], w
         found, tower = _LAYER.match(name), name.split("/")[0]
         if found:
             made[name] = factor ** (depth[found[1]] - 1 - int(found[2]))
-        elif tower in towers and not any(f"/{part}" in name for part in _ABOVE):
+        elif tower in towers and not _ABOVE.fullmatch(name):
             made[name] = factor ** towers[tower]
         else:
             made[name] = 1.0

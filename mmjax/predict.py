@@ -34,7 +34,7 @@ def predict(
             raise ConfigError(f"--image: no file '{path}'.")
     trained = open_trained(workdir, checkpoint, overrides)
     pictures = [read(path, trained) for path in images]
-    lines = answer(trained, np.stack(pictures), question=question, labels=labels)
+    lines = answer(trained, pictures, question=question, labels=labels)
     for path, said in zip(images, lines, strict=True):
         print(f"{path}")
         for text in said:
@@ -54,8 +54,12 @@ def read(path: Path, trained: Trained) -> np.ndarray:
         raise ConfigError(f"--image: '{path}' is not a picture that can be read ({error}).") from error
 
 
-def answer(trained: Trained, pictures: np.ndarray, *, question: str | None, labels: Sequence[str]) -> list[list[str]]:
-    """Lines for each of pictures [B, H, W, 3]. Raises ConfigError where no task of the run can answer the request."""
+def answer(
+    trained: Trained, pictures: Sequence[np.ndarray], *, question: str | None, labels: Sequence[str]
+) -> list[list[str]]:
+    """Lines for each of B pictures, as `read` gives them. Raises ConfigError where no task of the run can answer the
+    request.
+    """
     tasks = trained.config.tasks
     if question and not any({"question", "chat"} & t.features for t in tasks.values()):
         raise ConfigError(f"--question: this run has no task that answers questions. It has {', '.join(tasks)}.")
@@ -75,12 +79,12 @@ def answer(trained: Trained, pictures: np.ndarray, *, question: str | None, labe
 
 
 def _batch(
-    trained: Trained, task: Task, pictures: np.ndarray, question: str | None, labels: Sequence[str]
+    trained: Trained, task: Task, pictures: Sequence[np.ndarray], question: str | None, labels: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
     """The batch that a task needs, or None where what it needs was not asked."""
     processor, rows = trained.processor, len(pictures)
     batch: dict[str, Any] = {
-        "image": pictures,
+        **processor.pictures(pictures),
         "valid": np.ones(rows, bool),
         "image_key": np.arange(rows, dtype=np.int32),
     }

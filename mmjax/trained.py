@@ -16,6 +16,7 @@ from mmjax.data.processor import Processor
 from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, Result, write_results
 from mmjax.experiment import Config, from_mapping
+from mmjax.initialisation import pinned
 from mmjax.models.multimodal import Multimodal
 from mmjax.summary import aligned
 from mmjax.workdir import Workdir
@@ -51,8 +52,8 @@ class Trained:
         """
         config, base = self.config, self.workdir.base
         if base is not None:
-            paths, step = base.identity.get("init", {"path": str(base.path)}), str(base.identity["step"])
-            config = dataclasses.replace(config, init=dataclasses.replace(config.init, **paths, checkpoint=step))
+            paths = base.identity.get("init") or {"path": base.identity["path"]}
+            config = dataclasses.replace(config, init=dataclasses.replace(pinned(config.init, base.identity), **paths))
         params = assemble.initial_params(config, self.model, assemble.layout(self.model, self.mesh))
         return dataclasses.replace(self, config=config, params=params, step=0)
 

@@ -103,9 +103,9 @@ PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
 def test_every_mmjax_command_on_the_page_parses(page):
     """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
     commands = re.findall(
-        r"^ *(?:\$ )?(mmjax (?:train|eval|predict|data|doctor)\b[^\n`#]*)", page.read_text(), re.MULTILINE
+        r"^ *(?:\$ )?(mmjax (?:train|eval|predict|merge|data|doctor)\b[^\n`#]*)", page.read_text(), re.MULTILINE
     )
-    inline = re.findall(r"`(mmjax (?:train|eval|predict|data|doctor)\b[^`]*)`", page.read_text())
+    inline = re.findall(r"`(mmjax (?:train|eval|predict|merge|data|doctor)\b[^`]*)`", page.read_text())
     for command in [*commands, *inline]:
         known, rest = cli._parser().parse_known_args(shlex.split(command)[1:])
         assert all(a.startswith("--config.") for a in rest), command

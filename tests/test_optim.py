@@ -200,3 +200,56 @@ def test_coverage_table_counts_parameters_and_shares():
     assert ["patch_encoder/patches", "48", "no", "-", "-"] in rows
     assert ["text_encoder/embedding", "20", "yes", "0.5", "0"] in rows
     assert rows[-1][:4] == ["all", "115", "58.3", "%"]
+
+
+BLOCKS = [f"tower/transformer/block_{i:02d}/mlp/kernel" for i in range(3)]
+OTHERS = ["tower/stem/kernel", "tower/transformer/final_norm/scale", "tower/output", "head/kernel"]
+
+
+def test_layer_decay_is_a_power_of_the_depth():
+    found = optim.layer_factors([*BLOCKS, *OTHERS], (("tower/.*", 0.5),), "w")
+    assert [found[n] for n in BLOCKS] == [0.25, 0.5, 1.0]
+    assert [found[n] for n in OTHERS] == [0.125, 1.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match="'head/.*' matches no block of a stack"):
+        optim.layer_factors([*BLOCKS, *OTHERS], (("head/.*", 0.5),), "w")
+
+
+def test_layer_decay_and_scale_multiply_the_updates():
+    names = [*BLOCKS, *OTHERS]
+    shapes = {n: jnp.zeros(()) for n in names}
+    config = OptimizerConfig(
+        name="sgd", lr=1.0, schedule="constant", warmup="0 steps", clip=0.0, layer_decay=(("tower/.*", 0.5),),
+        lr_scale=(("tower/stem/.*", 4.0),),
+    )  # fmt: skip
+    tx, _ = build_optimizer(config, shapes, 10)
+    updates, _ = tx.update({n: jnp.ones(()) for n in names}, tx.init(shapes), shapes)
+    assert [-float(updates[n]) for n in names] == [0.25, 0.5, 1.0, 0.5, 1.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match=r"layer_decay: '.\*' has factor 1.5, expected one in"):
+        build_optimizer(OptimizerConfig(layer_decay=((".*", 1.5),)), shapes, 10)
+
+
+def test_only_what_train_names_is_trained_and_freeze_wins():
+    names = list(SHAPES)
+    biases, _ = optim.split(names, OptimizerConfig(train=(".*/bias", "scale")))
+    assert biases == ["patch_encoder/block_00/mlp/bias", "scale"]
+    assert optim.split(names, OptimizerConfig(train=(".*/bias", "scale"), freeze=("scale",)))[0] == biases[:1]
+    factors = ["text_encoder/block_00/mlp/lora_a", "text_encoder/block_00/mlp/lora_b"]
+    assert optim.split([*names, *factors], OptimizerConfig(), factors)[0] == factors
+    assert optim.split([*names, *factors], OptimizerConfig(train=("scale",)), factors)[0] == ["scale", *factors]
+    with pytest.raises(ConfigError, match="config.optimizer.train: the pattern 'head/.*' matches no parameter"):
+        optim.split(names, OptimizerConfig(train=("head/.*",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "step"),
+    [
+        ("sgd", {"momentum": 0.9}, lambda g, h: 0.9 * g + h),  # Sutskever et al. (2013), eq. 1
+        ("lion", {"b1": 0.9, "b2": 0.99}, lambda g, h: np.sign(0.9 * 0.01 * g + 0.1 * h)),  # Chen et al. (2023), alg. 2
+    ],
+)
+def test_second_step_equals_the_closed_form(name, args, step):
+    config = OptimizerConfig(name=name, lr=0.1, schedule="constant", warmup="0 steps", clip=0.0, args=args)
+    one, two = (run(config, steps=n)[0] for n in (1, 2))
+    for n in SHAPES:
+        expected = one[n] - 0.1 * step(arrays(1)[n], arrays(2)[n])
+        np.testing.assert_allclose(two[n], expected, atol=1e-6, err_msg=n)

@@ -3,9 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax import assemble, sharding
 from mmjax.config import build
 from mmjax.errors import ConfigError
+from mmjax.experiment import from_mapping
 from mmjax.models import lora
+from mmjax.train_step import Objective
 
 RNG = np.random.default_rng(0)
 
@@ -48,3 +51,103 @@ def test_only_matrices_are_dense_kernels():
 def test_sizes_that_cannot_be_are_refused(key, value):
     with pytest.raises(ConfigError, match=f"config.adapt.{key}: found 0"):
         build(lora.AdaptConfig, {key: value}, "config.adapt")
+
+
+class Step:
+    """A tiny run of two towers, fusion and a tied decoder with LoRA, up to its gradient."""
+
+    def __init__(self, mapping):
+        self.config = from_mapping(mapping)
+        sizes = self.config.mesh
+        devices = jax.devices()[: (sizes.data or 1) * sizes.fsdp * sizes.tensor]
+        mesh, data = sharding.make_mesh(sizes, devices), assemble.open_data(self.config)
+        processor = assemble.fit_processor(self.config, data)
+        self.model = assemble.build_model(self.config, processor)
+        self.plan = assemble.make_plan(self.config, self.model, data, mesh)
+        pipeline = assemble.train_pipelines(self.config, data, processor, mesh)["main"]
+        self.batch = {"main": sharding.put_batch(next(pipeline.batches(0, 1)), mesh, 8)}
+
+    def params(self):
+        """Drawn in NumPy, factors too: behind a B of zero the gradient of A is zero."""
+        draw = np.random.default_rng(0)
+        made = {}
+        for name, shape in sorted(self.plan.layout.shapes.items()):
+            spread = shape.shape[-2] ** -0.5 if len(shape.shape) > 1 else 0.1
+            made[name] = np.float32(draw.normal(size=shape.shape) * spread + name.endswith("scale"))
+        return jax.device_put(made, dict(self.plan.layout.shardings))
+
+    def gradient(self, params=None, accumulate=1):
+        objective = Objective(self.model, {"main": self.config.tasks_of("main")}, accumulate, self.config.adapt.scale)
+        params = self.params() if params is None else params
+        run = sharding.jit(self.plan.layout.mesh, lambda p, f, b: objective.gradient(p, f, b, jax.random.key(0))[::2])
+        loss, gradient = run(
+            {n: params[n] for n in self.plan.trainable}, {n: params[n] for n in self.plan.frozen}, self.batch
+        )
+        return float(loss), jax.device_get(gradient)
+
+
+@pytest.fixture(scope="module")
+def many(tiny_mapping):
+    def make(mesh, scan=False):
+        mapping = tiny_mapping("captioning", "contrastive")
+        mapping |= {"mesh": mesh, "adapt": {"lora": [".*/(attention|mlp)/.*"], "rank": 2, "alpha": 2}}
+        for tower in ("patch_encoder", "text_encoder", "decoder"):
+            mapping["model"][tower]["scan"] = scan
+        mapping["model"]["fusion"] = {"name": "none"}
+        return mapping
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(many):
+    """(loss, {kernel: gradient}) of the merged weights, without factors, on one device."""
+    with_factors = Step(many({"data": 1}, scan=True))
+    mapping = many({"data": 1}, scan=True)
+    mapping.pop("adapt")
+    merged = lora.merge(with_factors.params(), with_factors.config.adapt.scale)
+    return with_factors, Step(mapping).gradient(merged)
+
+
+def assert_same(one, other, whole):
+    """As far as kernel gradients that agree to 1e-5 of their largest value allow: dB = s A^T dW, dA = s dW B^T.
+
+    Where a kernel's gradient is all but 0, its value is a thousandth of the largest of all.
+    """
+    step, (_, gradients) = whole
+    params = {n: np.abs(np.asarray(x)) for n, x in step.params().items()}
+    floor = 1e-3 * max(np.abs(g).max() for g in gradients.values())
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    for name, gradient in one[1].items():
+        kernel = lora.kernel_of(name)
+        a, b = (params[n] for n in lora.factors_of(kernel))
+        size = a.sum(0).max() if name.endswith("lora_b") else b.sum(1).max()
+        size *= step.config.adapt.scale * max(np.abs(gradients[kernel]).max(), floor)
+        assert np.abs(other[1][name] - gradient).max() < 1e-5 * size, name
+
+
+@pytest.mark.slow
+def test_gradients_of_factors_are_those_of_the_merged_weights_in_a_loop_a_scan_and_microbatches(many, whole):
+    step, (loss, full) = whole
+    params, scale, found = step.params(), step.config.adapt.scale, step.gradient()
+    expected = {}
+    for kernel in {lora.kernel_of(n) for n in step.plan.trainable}:
+        a, b = lora.factors_of(kernel)
+        expected[a] = scale * full[kernel] @ np.asarray(params[b]).T
+        expected[b] = scale * np.asarray(params[a]).T @ full[kernel]
+    assert found[1].keys() == expected.keys() and all(np.any(g) for g in found[1].values())
+    assert_same((loss, expected), found, whole)
+    mapping = many({"data": 1}, scan=True)
+    for tower in ("patch_encoder", "text_encoder", "decoder"):
+        mapping["model"][tower]["scan"] = False
+    assert_same(found, Step(mapping).gradient(accumulate=2), whole)
+
+
+@pytest.mark.slow
+def test_gradients_of_factors_are_those_of_any_mesh(many, whole):
+    step, _ = whole
+    mixed = Step(many({"data": 2, "fsdp": 2, "tensor": 2}, scan=True))
+    assert_same(step.gradient(), mixed.gradient(), whole)
+    spec = {n: tuple(h.spec) for n, h in mixed.plan.layout.shardings.items()}
+    stem = "patch_encoder/transformer/block_00/mlp/up/"
+    assert spec[stem + "lora_a"] == ("fsdp", None) and spec[stem + "lora_b"] == (None, "tensor")
