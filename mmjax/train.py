@@ -74,7 +74,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         latest, state = checkpoints.restore_latest(lambda step: first.at(step).stored(first.at(step).abstract))
         plan = first.at(latest)
         state = assemble.complete(built, plan, state)
-        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data")["history"]]
+        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data").get("history", ())]
     start = int(latest or 0)
     evaluation = Evaluation(config, model, processor, mesh, data.train)
     best, early = config.checkpoint, config.train.early_stop
