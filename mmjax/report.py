@@ -55,6 +55,16 @@ class PanelItem:
     title: str = ""
 
 
+def write_page(path: str | Path, page: str | np.ndarray) -> None:
+    """A text, or a picture [H, W, 3] uint8 as PNG."""
+    from PIL import Image
+
+    if isinstance(page, str):
+        Path(path).write_text(page.rstrip("\n") + "\n", "utf-8")
+    else:
+        Image.fromarray(page).save(path)
+
+
 def panel(path: str | Path, items: Sequence[PanelItem], *, columns: int = 4) -> None:
     """`draw_panel` into a PNG file."""
     from PIL import Image

@@ -23,7 +23,7 @@ from mmjax.data.processor import Processor
 from mmjax.doctor import versions
 from mmjax.duration import steps as duration
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, Result, write_results
+from mmjax.evaluation import Evaluation, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import MetricWriter, Progress
@@ -208,10 +208,7 @@ def _evaluate(
 ) -> dict[str, float]:
     """Figures of all validation sets by name; prints the tables, writes them and the panels."""
     params = {**(state["ema"] or state["params"]), **state["frozen"]}
-    results: dict[str, Result] = {
-        name: evaluation.run(name, stream, source, params) for name, (stream, source) in data.validation.items()
-    }
-    print("\n" + write_results(workdir, results, step), flush=True)
+    results = judge_sets(evaluation, data.validation, params, workdir / "eval", step)
     figures = {}
     for name, result in results.items():
         figures.update({f"{name}/{k}": v for k, v in result.scalars().items()})

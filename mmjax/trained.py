@@ -14,7 +14,7 @@ from mmjax.checkpoint import CheckpointConfig, Checkpointer
 from mmjax.config import merge, nest
 from mmjax.data.processor import Processor
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, write_results
+from mmjax.evaluation import Evaluation, judge_sets
 from mmjax.experiment import Config, from_mapping
 from mmjax.models.multimodal import Multimodal
 
@@ -90,7 +90,6 @@ def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> in
     if not sets:
         raise ConfigError("config.data: no eval, test or validation set. Name one: --config.data.eval.path=PATH.")
     evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, data.train)
-    results = {name: evaluation.run(name, stream, source, trained.params) for name, (stream, source) in sets.items()}
-    print(write_results(workdir, results, trained.step))
-    print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in results)}")
+    judge_sets(evaluation, sets, trained.params, workdir / "eval", trained.step)
+    print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in sets)}")
     return 0

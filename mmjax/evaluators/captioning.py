@@ -59,7 +59,7 @@ class Captioning:
                 self._nll.add(record, nll, weight=tokens)
             said = str(outputs["caption"][row])
             if record.get("texts"):
-                self._hits["exact"].add(record, _exact(said, record), *self._baseline(_exact, record))
+                self._hits["exact"].add(record, is_exact(said, record), *self._baseline(is_exact, record))
             if self.judge:
                 hits = self.judge(said, record), *self._baseline(self.judge, record)
                 self._hits["all_attributes"].add(record, *hits)
@@ -77,5 +77,6 @@ class Captioning:
         return () if self.frequent is None else (judge(self.frequent, record),)
 
 
-def _exact(caption: str, record: Record) -> bool:
+def is_exact(caption: str, record: Record) -> bool:
+    """Whether it is one of the record's captions."""
     return normalise(caption) in {normalise(text) for text in record["texts"]}
