@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|predict|data|doctor`.
+"""The command line: `mmjax train|eval|compare|predict|tune|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--workdir", type=Path, required=True)
     evaluate.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+
+    compare = command(
+        "compare", _compare, "Two trained workdirs on the same test sets, or two files of predictions: what changed?"
+    )
+    compare.add_argument("--before", type=Path, required=True, help="a workdir, or a file DIR/eval/SET.jsonl")
+    compare.add_argument("--after", type=Path, required=True, help="the same of the other; its test sets are judged")
 
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
     predict.add_argument("--workdir", type=Path, required=True)
@@ -124,6 +130,12 @@ def _eval(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.trained import evaluate
 
     return evaluate(known.workdir, known.checkpoint, overrides)
+
+
+def _compare(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.comparison import compare
+
+    return compare(known.before, known.after, overrides)
 
 
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:

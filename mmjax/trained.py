@@ -13,6 +13,7 @@ from mmjax import assemble, sharding
 from mmjax.checkpoint import CheckpointConfig, Checkpointer
 from mmjax.config import merge, nest
 from mmjax.data.processor import Processor
+from mmjax.data.sources import Source
 from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, judge_sets
 from mmjax.experiment import Config, from_mapping
@@ -77,6 +78,15 @@ def _step(checkpoints: Checkpointer, wanted: str, workdir: Path) -> int:
     return int(wanted)
 
 
+def sets_to_judge(config: Config, data: assemble.Data) -> Mapping[str, tuple[str, Source]]:
+    """{name: (stream, source)} of `data.eval`, else `data.test`, else the validation sets."""
+    group = next((g for g in ("eval", "test") if getattr(config.data, g)), "validation")
+    sets = data.validation if group == "validation" else assemble.open_sets(config, group)
+    if not sets:
+        raise ConfigError("config.data: no eval, test or validation set. Name one: --config.data.eval.path=PATH.")
+    return sets
+
+
 def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> int:
     """Evaluates `data.eval`, else `data.test`, else the validation sets.
 
@@ -85,10 +95,7 @@ def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> in
     trained = open_trained(workdir, checkpoint, overrides)
     config = trained.config
     data = assemble.open_data(config)
-    group = next((g for g in ("eval", "test") if getattr(config.data, g)), "validation")
-    sets = data.validation if group == "validation" else assemble.open_sets(config, group)
-    if not sets:
-        raise ConfigError("config.data: no eval, test or validation set. Name one: --config.data.eval.path=PATH.")
+    sets = sets_to_judge(config, data)
     evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, data.train)
     judge_sets(evaluation, sets, trained.params, workdir / "eval", trained.step)
     print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in sets)}")

@@ -156,18 +156,6 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(tiny_mapping, r
     assert "already trained to step 60 of 60" in finish(start(file, tmp_path / "w", cache))
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_mapping, run_file, tmp_path_factory):
-    """A workdir of a short run with every kind of output, and its config file."""
-    workdir = tmp_path_factory.mktemp("trained")
-    mapping = tiny_mapping("vqa", "contrastive", "captioning", "classification", "matching", train__ema=0.5)
-    mapping["checkpoint"] = {"every": "2 steps", "best": "validation/vqa/accuracy"}
-    mapping["eval"] = {"every": "3 steps", "start": True, "batch_size": 8, "examples": 2}
-    file = run_file(mapping)
-    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir), "--config.mesh.data=0"]) == 0
-    return workdir, file
-
-
 def test_exactly_n_updates_and_the_files_of_a_run(trained):
     workdir, _ = trained
     training = [x for x in lines(workdir) if "lr" in x]
