@@ -38,7 +38,16 @@ def sets(tmp_path_factory):
             (flickr / "images" / file).write_bytes(record["image"])
             lines += [f'{file},"{text}"' for text in record["texts"]]
         (flickr / name).write_text("\n".join(lines) + "\n")
-    return {"easy_vqa": easy, "flickr8k": flickr}
+    nlvr = tmp_path_factory.mktemp("nlvr")
+    (nlvr / "images" / "2").mkdir(parents=True)
+    examples = []
+    for i, record in enumerate(records):
+        example = {"sentence": f"There are {i} boxes", "label": ("true", "false")[i % 2], "directory": "2"}
+        examples.append(json.dumps({**example, "identifier": f"{i}-0"}))
+        for order in range(6):
+            (nlvr / "images" / "2" / f"dev-{i}-0-{order}.png").write_bytes(record["image"])
+    (nlvr / "dev.json").write_text("\n".join(examples))
+    return {"easy_vqa": easy, "flickr8k": flickr, "nlvr": nlvr}
 
 
 @pytest.fixture(autouse=True)
