@@ -66,10 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
     predict.add_argument("--workdir", type=Path, required=True)
     predict.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
-    predict.add_argument("--image", type=Path, nargs="+", required=True, help="picture files")
+    predict.add_argument("--image", type=Path, nargs="+", default=[], help="picture files; what is said is printed")
+    predict.add_argument("--input", default="", help="or a folder, a csv or jsonl, any set, with its own questions")
+    predict.add_argument("--root", default="", help="where relative pictures of --input are looked for")
     predict.add_argument("--question", help="asked about every picture")
     predict.add_argument("--labels", help="comma-separated texts, ranked by how well they fit each picture")
-    predict.add_argument("--out", type=Path, help="a PNG panel of pictures and predictions")
+    predict.add_argument("--out", type=Path, help="a jsonl of results; a second run goes on where it ends")
+    predict.add_argument("--panel", type=Path, help="a PNG of the first pictures and what is said of them")
 
     data = commands.add_parser("data", help=(text := "Look at data, time it, pack it."), description=text)
     _data_commands(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
@@ -139,11 +142,19 @@ def _compare(known: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from mmjax.predict import predict
+    from mmjax.predict import Request, predict
 
-    labels = [t.strip() for t in known.labels.split(",") if t.strip()] if known.labels else []
+    labels = tuple(t.strip() for t in known.labels.split(",") if t.strip()) if known.labels else ()
     return predict(
-        known.workdir, known.checkpoint, overrides, known.image, question=known.question, labels=labels, out=known.out
+        known.workdir,
+        known.checkpoint,
+        overrides,
+        images=known.image,
+        source=known.input,
+        root=known.root,
+        request=Request(known.question or "", labels),
+        out=known.out,
+        panel=known.panel,
     )
 
 

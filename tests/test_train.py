@@ -200,37 +200,6 @@ def test_eval_repeats_the_figures_of_training_and_reads_another_set(trained, tin
     assert "fixed by training" in capsys.readouterr().err
 
 
-def test_predict_captions_answers_ranks_and_draws(trained, tiny_set, tmp_path, capsys):
-    workdir, _ = trained
-    image = str(tiny_set / "images" / "00.png")
-    question = ["--question", "what color is the circle?", "--labels", "a red square,a blue circle"]
-    assert (
-        cli.main(
-            [
-                "predict",
-                "--workdir",
-                str(workdir),
-                "--image",
-                image,
-                image,
-                *question,
-                "--config.mesh.data=0",
-                "--out",
-                str(tmp_path / "p.png"),
-            ]
-        )
-        == 0
-    )
-    out = capsys.readouterr().out
-    assert out.count("answer: ") == 2 and out.count("a red square") == 2 and (tmp_path / "p.png").stat().st_size > 1000
-    (tmp_path / "no.png").write_text("text")
-    assert (
-        cli.main(["predict", "--workdir", str(workdir), "--image", str(tmp_path / "no.png"), "--config.mesh.data=0"])
-        == 2
-    )
-    assert "is not a picture that can be read" in capsys.readouterr().err
-
-
 def test_dry_run_prints_the_plan_and_leaves_nothing(tiny_mapping, run_file, tmp_path, capsys):
     file = run_file(tiny_mapping("vqa"))
     assert (
