@@ -74,6 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, help="a jsonl of results; a second run goes on where it ends")
     predict.add_argument("--panel", type=Path, help="a PNG of the first pictures and what is said of them")
 
+    tune = command("tune", _tune, "Search for hyper-parameters: trials are runs, bad ones are given up early.")
+    tune.add_argument("--config", required=True, help="as of train; override keys with --config.a.b=VALUE")
+    tune.add_argument("--workdir", type=Path, required=True, help="the search; a second run goes on with it")
+    tune.add_argument(
+        "--space", action="append", required=True, help="KEY=log:LOW:HIGH, KEY=uniform:..., KEY=int:... or KEY=A,B,C"
+    )
+    tune.add_argument("--trials", type=int, required=True, help="how many in all")
+    tune.add_argument("--metric", default="", help="as validation/vqa/accuracy; else config.checkpoint.best")
+
     data = commands.add_parser("data", help=(text := "Look at data, time it, pack it."), description=text)
     _data_commands(data.add_subparsers(dest="action", required=True, metavar="ACTION"))
 
@@ -156,6 +165,12 @@ def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
         out=known.out,
         panel=known.panel,
     )
+
+
+def _tune(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.tune import tune
+
+    return tune(known.config, overrides, known.workdir, known.space, known.trials, known.metric)
 
 
 def _inspect(known: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,19 @@ _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps"
                "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps")  # fmt: skip
 
 
+Watch = Callable[[int, Mapping[str, float]], None]
+
+
 class Diverged(Exception):
     """Too many steps in a row without a finite gradient."""
 
 
-def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
+def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watch | None = None) -> int:
     """Trains to the last step of the config, resuming from the workdir's latest checkpoint. Returns the exit code.
 
-    `mapping` is the plain config that the user gave: it is saved, so that eval and predict can lay overrides on it.
+    Args:
+      mapping: the plain config that the user gave: it is saved, so that eval and predict can lay overrides on it.
+      watch: called with (step, figures) after each evaluation and its save; what it raises ends the run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(config.mesh)
@@ -115,7 +120,11 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                 _log(pending, config, plan, pipelines, writer, bar)
                 pending = None
                 with bar.paused():
-                    save(step, state, evaluate(step, state) if at_eval else None)
+                    figures = evaluate(step, state) if at_eval else None
+                    save(step, state, figures)
+                    if watch and figures is not None:
+                        checkpoints.wait()
+                        watch(step, figures)
             if stopping:
                 checkpoints.close()
                 print(
