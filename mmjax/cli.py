@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry_run", action="store_true", help="print parameters, sharding, batch, FLOPs and memory, then stop"
     )
+    train.add_argument(
+        "--compare",
+        action="store_true",
+        help="at the end, judge the test sets before training and after it, in one table",
+    )
     train.add_argument("--smoke", action="store_true", help="small widths, depth 2, one step: does it run at all?")
 
     evaluate = command(
@@ -60,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = command(
         "compare", _compare, "Two trained workdirs on the same test sets, or two files of predictions: what changed?"
     )
-    compare.add_argument("--before", type=Path, required=True, help="a workdir, or a file DIR/eval/SET.jsonl")
+    compare.add_argument(
+        "--before", type=Path, help="a workdir, or a file DIR/eval/SET.jsonl; else --after as it began"
+    )
     compare.add_argument("--after", type=Path, required=True, help="the same of the other; its test sets are judged")
 
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
@@ -132,10 +139,15 @@ def _train(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     if known.workdir is None:
         raise ConfigError("--workdir: missing. It names the folder for checkpoints, metrics and pictures.")
     try:
-        return train.train(config, mapping, known.workdir)
+        code = train.train(config, mapping, known.workdir)
     except train.Diverged as error:
         print(f"mmjax train: {error}", file=sys.stderr)
         return DIVERGED
+    if known.compare and code == 0:
+        from mmjax.comparison import compare_run
+
+        return compare_run(known.workdir, {})
+    return code
 
 
 def _eval(known: argparse.Namespace, overrides: dict[str, str]) -> int:

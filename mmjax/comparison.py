@@ -143,14 +143,34 @@ def before_and_after(
     _conclude(old, judge_sets(evaluation, sets, after, folder, step), folder)
 
 
+def compare_run(workdir: Path, overrides: Mapping[str, str]) -> int:
+    """A run's best parameters against those that it began with, on `data.eval`, else `data.test`, else validation."""
+    from mmjax import assemble
+    from mmjax.trained import open_trained, sets_to_judge
+
+    trained = open_trained(workdir, "best", overrides)
+    config, data = trained.config, assemble.open_data(trained.config)
+    plan = assemble.make_plan(config, trained.model, data, trained.mesh)
+    begun = assemble.initial_state(config, trained.model, plan)
+    evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, data.train)
+    params = {**begun["params"], **begun["frozen"]}
+    before_and_after(evaluation, sets_to_judge(config, data), params, trained.params, workdir / "eval", trained.step)
+    return 0
+
+
 def _conclude(before: Mapping[str, Result], after: Mapping[str, Result], folder: Path) -> None:
     found = {name: changes(before[name].figures, result.figures, name) for name, result in after.items()}
     write_json(folder / "comparison.json", found)
     print(f"\n{table(found)}\nwritten: {folder / 'comparison.json'}")
 
 
-def compare(before: Path, after: Path, overrides: Mapping[str, str]) -> int:
-    """`mmjax compare`: two prediction files of `mmjax eval`, or two workdirs, judged on the sets that `after` names."""
+def compare(before: Path | None, after: Path, overrides: Mapping[str, str]) -> int:
+    """`mmjax compare`: two prediction files of `mmjax eval`, or two workdirs, judged on the sets that `after` names.
+
+    Without `before`: the workdir `after` against what it began with.
+    """
+    if before is None:
+        return compare_run(after, overrides)
     for flag, path in (("--before", before), ("--after", after)):
         if not path.exists():
             raise ConfigError(f"{flag}: no file or folder '{path}'.")

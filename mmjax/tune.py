@@ -312,6 +312,7 @@ def draw(
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Page
+    from matplotlib.ticker import NullFormatter
 
     page = Page(figsize=(4.2 * (1 + len(keys)), 3.6), layout="constrained")
     FigureCanvasAgg(page)
@@ -323,12 +324,18 @@ def draw(
     axes[0].set_ylabel(metric)
     for place, key in zip(axes[1:], keys, strict=True):
         shown = [p[2][key] for p in points]
+        if isinstance(shown[0], str):
+            names = sorted(set(shown))
+            place.set_xticks(range(len(names)), names)
+            shown = [names.index(name) for name in shown]
         place.scatter(shown, values, c=numbers, cmap="viridis", s=28)
         place.set_xlabel(key + (f" (importance {importances[key]:.2f})" if key in importances else ""))
         if key in logs:
             place.set_xscale("log")
+            place.xaxis.set_minor_formatter(NullFormatter())
     for place in axes:
         place.grid(color="#e4e7ea", linewidth=0.8)
+        place.set_axisbelow(True)
         place.spines[["top", "right"]].set_visible(False)
     page.savefig(path, dpi=110)
 

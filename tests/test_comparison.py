@@ -76,6 +76,22 @@ def test_a_run_against_itself_changes_nothing(trained, capsys):
         assert change["difference"] == 0 and change["p"] == 1 and change["interval"] == [0, 0]
 
 
+def test_a_run_is_compared_with_what_it_began_with(trained, capsys):
+    workdir, file = trained
+    before = {p.name: p.read_bytes() for p in (workdir / "eval").iterdir() if p.suffix == ".json"}
+    again = ["train", "--config", str(file), "--workdir", str(workdir), "--compare", "--config.mesh.data=0"]
+    assert cli.main(again) == 0  # it is trained already, and still compared
+    out = capsys.readouterr().out
+    assert "already trained" in out and "validation: before against after" in out
+    told = json.loads((workdir / "eval" / "comparison.json").read_text())["validation"]
+    start = json.loads((workdir / "eval" / "before" / "validation.json").read_text())
+    assert start["step"] == 0 and before["validation.json"]
+    for name, change in told.items():
+        assert change["before"] == pytest.approx(start["figures"][name]["value"])
+        assert change["difference"] == pytest.approx(change["after"] - change["before"])
+    assert told["captioning/exact"]["test"] == "mcnemar" and 0 < told["captioning/exact"]["p"] <= 1
+
+
 def test_files_of_predictions_give_the_figures_that_they_came_with(trained, tmp_path, capsys):
     workdir, _ = trained
     file = workdir / "eval" / "validation.jsonl"
