@@ -111,10 +111,9 @@ PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_mmjax_command_on_the_page_parses(page):
     """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
-    commands = re.findall(
-        r"^ *(?:\$ )?(mmjax (?:train|eval|predict|data|doctor)\b[^\n`#]*)", page.read_text(), re.MULTILINE
-    )
-    inline = re.findall(r"`(mmjax (?:train|eval|predict|data|doctor)\b[^`]*)`", page.read_text())
+    text, names = page.read_text().replace("\\\n", " "), "train|eval|compare|predict|tune|data|doctor"
+    commands = re.findall(rf"^ *(?:\$ )?(mmjax (?:{names})\b[^\n`#]*)", text, re.MULTILINE)
+    inline = re.findall(rf"`(mmjax (?:{names})\b[^`]*)`", text)
     for command in [*commands, *inline]:
         known, rest = cli._parser().parse_known_args(shlex.split(command)[1:])
         assert all(a.startswith("--config.") for a in rest), command
