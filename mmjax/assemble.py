@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from mmjax import optim, sharding
+from mmjax import duration, initialisation, optim, sharding
 from mmjax.data.mixture import Mixture
 from mmjax.data.packed import make_pipeline, packed_processor
 from mmjax.data.pipeline import Pipeline
@@ -19,9 +20,11 @@ from mmjax.data.processor import Processor
 from mmjax.data.sources import Source, open_source
 from mmjax.data.splits import holdout, overlap
 from mmjax.errors import ConfigError
-from mmjax.experiment import Config
+from mmjax.experiment import Config, StageConfig
+from mmjax.models import lora
+from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import Multimodal, TokenIds, initialise, resolve_dtype
-from mmjax.train_step import State, flat_names, new_state
+from mmjax.train_step import Flat, State, flat_names, new_state, next_state
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,23 @@ def open_sets(config: Config, group: str) -> dict[str, tuple[str, Source]]:
 
 
 def fit_processor(config: Config, data: Data) -> Processor:
-    """Tokenizer, answer list and labels from the training annotations; of packed sets the one that packed them."""
-    sources = list(data.train.values())
-    if packed := packed_processor(sources, config.processor, "config.processor"):
-        return packed
-    features = frozenset().union(*(config.features_of(s) for s in config.data.streams))
-    return Processor.fit(config.processor, sources, features, base=config.data.root)
+    """Tokenizer, answer list and labels from the training annotations, on top of those of `init.path`; of packed sets
+    the one that packed them.
+    """
+    sources, source = list(data.train.values()), initialisation.source_of(config.init)
+    processor = packed_processor(sources, config.processor, "config.processor")
+    if processor is None:
+        features = frozenset().union(*(config.features_of(s) for s in config.data.streams))
+        start = initialisation.processor_start(config, source)
+        processor = Processor.fit(config.processor, sources, features, base=config.data.root, start=start)
+    if source is not None:
+        initialisation.check_processor(config, source, processor)
+    return processor
+
+
+def prepared(config: Config, processor: Processor) -> Config:
+    """The config with its tasks as training uses them."""
+    return dataclasses.replace(config, tasks={n: task.prepared(processor) for n, task in config.tasks.items()})
 
 
 def token_ids(processor: Processor) -> TokenIds:
@@ -120,22 +134,42 @@ class Layout:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     shardings: Mapping[str, NamedSharding]
 
+    def abstract(self, names: Iterable[str]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The named parameters as shapes with shardings."""
+        return {
+            n: jax.ShapeDtypeStruct(self.shapes[n].shape, self.shapes[n].dtype, sharding=self.shardings[n])
+            for n in names
+        }
 
-def layout(model: Multimodal, mesh: Mesh) -> Layout:
-    """Traces the initialisation without running it, and lays every parameter on the mesh."""
+
+def layout(model: Multimodal, mesh: Mesh, adapt: AdaptConfig | None = None) -> Layout:
+    """Traces the initialisation without running it, and lays every parameter on the mesh; with the LoRA factors of
+    `adapt`.
+    """
     import flax.linen as nn
 
     with sharding.on_mesh(mesh):
         boxed = flat_names(jax.eval_shape(lambda key: initialise(model, key), jax.random.key(0)))
+    if adapt and adapt.lora:
+        dense = lora.dense_kernels({n: nn.meta.unbox(leaf) for n, leaf in boxed.items()})
+        where = "config.adapt.lora"
+        kernels = set().union(*(optim.select(dense, pattern, where, "dense kernel") for pattern in adapt.lora))
+        boxed |= lora.boxed_factors(boxed, kernels, adapt.rank)
     shapes = {n: nn.meta.unbox(leaf) for n, leaf in boxed.items()}
     return Layout(mesh, shapes, sharding.parameter_shardings(boxed, mesh))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the state is trained: which parameters, by which optimizer, laid out how.
+    """How the state is trained in one stage of the run: which parameters, by which optimizer, laid out how.
 
-    `abstract` is the state as shapes with shardings: what a checkpoint is restored into.
+    Attributes:
+      total_steps: of the whole run. start, stop: the stage's part of them; name: its key in `config.stages`, or "".
+      optimizer, tx, schedule: the schedule counts from the stage's start.
+      abstract, shardings: the state as shapes with shardings.
+      left_out: frozen parameters that a checkpoint leaves out: `init.path` gave them and no stage has trained them.
+      match: which parameters `init.path` gave; None without.
+      next: the stage after this one; None for the last.
     """
 
     layout: Layout
@@ -146,39 +180,143 @@ class Plan:
     total_steps: int
     abstract: State
     shardings: State
+    optimizer: optim.OptimizerConfig
+    name: str = ""
+    start: int = 0
+    stop: int = 0
+    left_out: tuple[str, ...] = ()
+    match: initialisation.Match | None = None
+    next: Plan | None = None
+
+    def at(self, step: int) -> Plan:
+        """The stage in which update `step` (from 1) was done; for 0 the first."""
+        return self if step <= self.stop or self.next is None else self.next.at(step)
+
+    def stored(self, state: State) -> State:
+        """What of the state (or of `abstract`) a checkpoint holds."""
+        return {**state, "frozen": {n: x for n, x in state["frozen"].items() if n not in self.left_out}}
+
+    @property
+    def stages(self) -> list[Plan]:
+        return [self, *(self.next.stages if self.next else ())]
 
 
 def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan:
-    """Splits the parameters by the freeze patterns and builds the optimizer for the trainable ones."""
-    placed = layout(model, mesh)
-    rows = len(data.train[config.first_stream])
-    batch = config.data.batch_size(config.first_stream)
+    """Splits the parameters by the patterns and builds the optimizer for the trainable ones, stage by stage.
+
+    Returns the first stage's; the others follow as `next`.
+    """
+    placed = layout(model, mesh, config.adapt)
+    source = initialisation.source_of(config.init)
+    match = None if source is None else initialisation.match(config.init, source.shapes, placed.shapes)
+    factors = [n for n in placed.shapes if lora.is_factor(n)]
+    rows, batch = len(data.train[config.first_stream]), config.data.batch_size(config.first_stream)
     total = config.train.total_steps(batch, rows)
-    trainable, frozen = optim.split(list(placed.shapes), config.optimizer.freeze)
-    tx, schedule = optim.build_optimizer(
-        config.optimizer, {n: placed.shapes[n] for n in trainable}, total_steps=total, batch_size=batch, rows=rows
-    )
-    shapes = jax.eval_shape(
-        lambda p, f: new_state(p, f, tx, config.train.ema > 0),
-        {n: placed.shapes[n] for n in trainable},
-        {n: placed.shapes[n] for n in frozen},
-    )
-    shardings = sharding.like_parameters(shapes, placed.shardings, placed.shapes, mesh)
-    abstract = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings)
-    return Plan(placed, tuple(trainable), tuple(frozen), tx, schedule, total, abstract, shardings)
+    plans, start, touched = [], 0, set()
+    for name, stage in (config.stages or {"": StageConfig(optimizer=config.optimizer)}).items():
+        where = f"config.stages.{name}" if name else "config"
+        sizes = {"batch_size": batch, "rows": rows}
+        length = duration.steps(stage.length, total=total, **sizes, where=f"{where}.length") if stage.length else 0
+        stop = start + length if length else total
+        if not start < stop <= total:
+            raise ConfigError(f"{where}: found steps {start} to {stop} of {total}, expected a part of the run.")
+        trainable, frozen = optim.split(list(placed.shapes), stage.optimizer, factors, f"{where}.optimizer")
+        if both := [n for n in trainable if lora.factors_of(n)[0] in placed.shapes and n.endswith("/kernel")]:
+            raise ConfigError(f"{where}.optimizer.train: '{both[0]}' is trained, but config.adapt.lora adapts it.")
+        tx, schedule = optim.build_optimizer(
+            stage.optimizer,
+            {n: placed.shapes[n] for n in trainable},
+            total_steps=stop - start,
+            **sizes,
+            where=f"{where}.optimizer",
+        )
+        shapes = jax.eval_shape(
+            lambda p, f, tx=tx: new_state(p, f, tx, config.train.ema > 0),
+            {n: placed.shapes[n] for n in trainable},
+            {n: placed.shapes[n] for n in frozen},
+        )
+        shardings = sharding.like_parameters(shapes, placed.shardings, placed.shapes, mesh)
+        abstract = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings)
+        touched |= set(trainable)
+        left_out = tuple(n for n in match.taken if n not in touched) if match else ()
+        parts = placed, tuple(trainable), tuple(frozen), tx, schedule, total, abstract, shardings
+        plans.append(Plan(*parts, stage.optimizer, name, start, stop, left_out, match))
+        start = stop
+    if match and (idle := [n for n in match.new if n not in touched]):
+        raise ConfigError(
+            f"config.optimizer: {len(idle)} parameters begin at random and are never trained, for '{config.init.path}' "
+            f"lacks them: {initialisation.listed(idle)}. Add them to optimizer.train, or leave out what needs them."
+        )
+    plan = plans[-1]
+    for earlier in reversed(plans[:-1]):
+        plan = dataclasses.replace(earlier, next=plan)
+    return plan
+
+
+def initial_params(config: Config, model: Multimodal, placed: Layout) -> Flat:
+    """Every parameter as the run begins with it, {flat name: array}, each born in its sharding: those that `init.path`
+    has from there, the others drawn by the seed.
+    """
+    import flax.linen as nn
+
+    source, given = initialisation.source_of(config.init), {}
+    drawn = list(placed.shapes)
+    if source is not None:
+        found = initialisation.match(config.init, source.shapes, placed.shapes)
+        given = source.read(placed.abstract(found.taken) | initialisation.as_given(placed, source.shapes, found.grown))
+        drawn = [n for n in placed.shapes if n not in found.taken]
+
+    def make(key: jax.Array, given: Flat) -> Flat:
+        factors = {n: placed.shapes[n] for n in drawn if lora.is_factor(n)}
+        params = {**flat_names(nn.meta.unbox(initialise(model, key))), **lora.initial_factors(key, factors)}
+        # A head with more classes than the source's keeps the columns that it had.
+        return {n: params[n].at[..., : given[n].shape[-1]].set(given[n]) if n in given else params[n] for n in drawn}
+
+    born = sharding.jit(placed.mesh, make, out_shardings={n: placed.shardings[n] for n in drawn})
+    new = born(jax.random.key(config.train.seed), {n: x for n, x in given.items() if n in drawn}) if drawn else {}
+    return {n: new[n] if n in new else given[n] for n in placed.shapes}
 
 
 def initial_state(config: Config, model: Multimodal, plan: Plan) -> State:
-    """The state before the first update, born in its shardings."""
-    import flax.linen as nn
+    """The state before the first update, in its shardings."""
 
-    def make(key: jax.Array) -> State:
-        params = flat_names(nn.meta.unbox(initialise(model, key)))
-        return new_state(
-            {n: params[n] for n in plan.trainable}, {n: params[n] for n in plan.frozen}, plan.tx, config.train.ema > 0
-        )
+    def make(params: Flat) -> State:
+        trained, frozen = ({n: params[n] for n in names} for names in (plan.trainable, plan.frozen))
+        return new_state(trained, frozen, plan.tx, config.train.ema > 0)
 
-    return sharding.jit(plan.layout.mesh, make, out_shardings=plan.shardings)(jax.random.key(config.train.seed))
+    build = sharding.jit(plan.layout.mesh, make, donate_argnums=0, out_shardings=plan.shardings)
+    return build(initial_params(config, model, plan.layout))
+
+
+def enter(plan: Plan, state: State) -> State:
+    """The state with which the stage of `plan` begins, of that with which the one before ended (it is used up)."""
+
+    def make(state: State) -> State:
+        params = {**state["params"], **state["frozen"]}
+        trained, frozen = ({n: params[n] for n in names} for names in (plan.trainable, plan.frozen))
+        return next_state(state, trained, frozen, plan.tx)
+
+    kept = {k: v for k, v in state.items() if k != "opt"}
+    return sharding.jit(plan.layout.mesh, make, donate_argnums=0, out_shardings=plan.shardings)(kept)
+
+
+def complete(config: Config, plan: Plan, state: State) -> State:
+    """A state as a checkpoint holds it, with what was left out read from `init.path`."""
+    if not plan.left_out:
+        return state
+    base = initialisation.source_of(config.init).read(plan.layout.abstract(plan.left_out))
+    frozen = {**state["frozen"], **base}
+    return {**state, "frozen": {n: frozen[n] for n in plan.frozen}}
+
+
+def weights(config: Config, plan: Plan, state: State, *, average: bool = True) -> Flat:
+    """The parameters that the model is applied to: averaged where there is an average, LoRA merged."""
+    trained = state["ema"] if average and state["ema"] else state["params"]
+    params = {**trained, **state["frozen"]}
+    if not any(map(lora.is_factor, params)):
+        return params
+    laid = {n: h for n, h in plan.layout.shardings.items() if not lora.is_factor(n)}
+    return sharding.jit(plan.layout.mesh, lambda p: lora.merge(p, config.adapt.scale), out_shardings=laid)(params)
 
 
 def train_pipelines(

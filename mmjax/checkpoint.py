@@ -182,13 +182,19 @@ class Checkpointer:
                 self._set_aside(step, error)
         return None
 
-    def best_step(self) -> int | None:
-        """The complete step with the best `config.best`; None when no checkpoint carries it."""
-        if not self.config.best:
+    def best_step(self, best: str = "", mode: str = "") -> int | None:
+        """The complete step with the best figure `best` (default: the config's); None when no checkpoint carries it."""
+        best, mode = best or self.config.best, mode or self.config.best_mode
+        if not best:
             return None
-        found = {s: (self._manager.metrics(s) or {}).get(self.config.best) for s in self.steps()}
-        sign = 1 if self.config.best_mode == "max" else -1
+        found = {s: self._figures(s).get(best) for s in self.steps()}
+        sign = 1 if mode == "max" else -1
         return max((s for s, v in found.items() if v is not None), key=lambda s: (sign * found[s], s), default=None)
+
+    def _figures(self, step: int) -> dict[str, float]:
+        """The figures that a step was saved with. Orbax' own reader gives none where it was opened without a metric."""
+        file = self.folder / str(step) / "metrics" / "metrics"
+        return json.loads(file.read_text()) if file.is_file() else {}
 
     def restore(self, step: int, abstract: Any) -> Restored:
         """The whole of one step, straight onto the devices.
@@ -208,6 +214,9 @@ class Checkpointer:
     def restore_latest(self, abstract: Any) -> tuple[int, Any]:
         """(step, state) of the newest step that can be read; others are renamed to STEP.corrupt and said aloud.
 
+        Args:
+          abstract: as of `restore`, or a function of the step.
+
         Raises:
           ConfigError: no step can be read, or the newest that can be is of another model (see `restore`).
         """
@@ -217,7 +226,7 @@ class Checkpointer:
         reasons = []
         for step in reversed(steps):
             try:
-                return step, self.restore(step, abstract).state
+                return step, self.restore(step, abstract(step) if callable(abstract) else abstract).state
             except ConfigError:
                 raise  # readable, but of another model: an older one would be so too
             except Exception as error:
@@ -231,6 +240,11 @@ class Checkpointer:
         return self._manager.restore(step, args=ocp.args.Composite(state=_restore_args(abstract, partial=True)))[
             "state"
         ]
+
+    def leaves(self, step: int) -> dict[str, Any]:
+        """The state of a step as it lies there: arrays without their values, with `shape` and `dtype`."""
+        self._expect(step)
+        return self._manager.item_metadata(step)["state"].tree
 
     def read_json(self, step: int, item: str) -> dict[str, Any]:
         """One of the items data, meta, processor."""

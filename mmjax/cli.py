@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|compare|predict|tune|data|doctor`.
+"""The command line: `mmjax train|eval|compare|merge|predict|tune|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--compare",
         action="store_true",
-        help="at the end, judge the test sets before training and after it, in one table",
+        help="at the end, judge the test sets before training and after it; always so with init.path and data.test",
     )
     train.add_argument("--smoke", action="store_true", help="small widths, depth 2, one step: does it run at all?")
 
@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         "--before", type=Path, help="a workdir, or a file DIR/eval/SET.jsonl; else --after as it began"
     )
     compare.add_argument("--after", type=Path, required=True, help="the same of the other; its test sets are judged")
+
+    merged = command("merge", _merge, "Write a workdir that needs nothing else: LoRA merged, base inside.")
+    merged.add_argument("--workdir", type=Path, required=True)
+    merged.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+    merged.add_argument("--out", type=Path, required=True, help="a new workdir, for eval, predict and init.path")
 
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
     predict.add_argument("--workdir", type=Path, required=True)
@@ -143,10 +148,10 @@ def _train(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     except train.Diverged as error:
         print(f"mmjax train: {error}", file=sys.stderr)
         return DIVERGED
-    if known.compare and code == 0:
+    if code == 0 and (known.compare or config.init.path and config.data.test):
         from mmjax.comparison import compare_run
 
-        return compare_run(known.workdir, {})
+        return compare_run(known.workdir, {}, config.data)
     return code
 
 
@@ -160,6 +165,12 @@ def _compare(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.comparison import compare
 
     return compare(known.before, known.after, overrides)
+
+
+def _merge(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.merge import merge
+
+    return merge(known.workdir, known.checkpoint, overrides, known.out)
 
 
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -18,6 +18,7 @@ from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.evaluators import Figure
 from mmjax.evaluators.intervals import by_cluster, mcnemar, quantiles, resample, swap_test
+from mmjax.experiment import DataConfig
 from mmjax.predictions import read_figures
 
 _TESTS = "p: McNemar's exact test (*) where a row is right or wrong, else 10,000 random swaps of before and after."
@@ -143,18 +144,20 @@ def before_and_after(
     _conclude(old, judge_sets(evaluation, sets, after, folder, step), folder)
 
 
-def compare_run(workdir: Path, overrides: Mapping[str, str]) -> int:
-    """A run's best parameters against those that it began with, on `data.eval`, else `data.test`, else validation."""
+def compare_run(workdir: Path, overrides: Mapping[str, str], data: DataConfig | None = None) -> int:
+    """A run's best parameters against those that it began with, on `data.eval`, else `data.test`, else validation.
+
+    data: names the sets; None is the run's own, with overrides.
+    """
     from mmjax import assemble
     from mmjax.trained import open_trained, sets_to_judge
 
     trained = open_trained(workdir, "best", overrides)
-    config, data = trained.config, assemble.open_data(trained.config)
-    plan = assemble.make_plan(config, trained.model, data, trained.mesh)
-    begun = assemble.initial_state(config, trained.model, plan)
-    evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, data.train)
-    params = {**begun["params"], **begun["frozen"]}
-    before_and_after(evaluation, sets_to_judge(config, data), params, trained.params, workdir / "eval", trained.step)
+    config = dataclasses.replace(trained.config, data=data or trained.config.data)
+    opened = assemble.open_data(config)
+    evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, opened.train)
+    begun, sets = trained.before(), sets_to_judge(config, opened)
+    before_and_after(evaluation, sets, begun.params, trained.params, workdir / "eval", trained.step)
     return 0
 
 

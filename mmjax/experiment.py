@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmjax.config import build_dataclass, merge, nest, plain, read_file
 from mmjax.data.processor import ProcessorConfig
 from mmjax.data.sources import SourceConfig
 from mmjax.errors import ConfigError, did_you_mean
+from mmjax.initialisation import InitConfig, inherit_processor
+from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
 from mmjax.optim import OptimizerConfig
 from mmjax.sharding import MeshConfig
@@ -105,13 +108,56 @@ def _named(value: Any, default: str, where: str) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class EarlyStop:
+    """Ends a run whose figure `checkpoint.best` no longer gets better.
+
+    Attributes:
+      patience: evaluations in a row without a change for the better; 0 never stops early.
+      min_change: what counts as one: more than this beyond the best so far.
+    """
+
+    patience: int = 0
+    min_change: float = 0.0
+
+    def check(self, where: str) -> None:
+        for name in ("patience", "min_change"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected 0 or more.")
+
+    def asks(self, values: Sequence[float], mode: str) -> bool:
+        """Whether the figures so far, one an evaluation, end with `patience` of no change. mode: max or min."""
+        if not self.patience:
+            return False
+        sign = 1 if mode == "max" else -1
+        best, waited = -math.inf, 0
+        for value in values:
+            better = sign * value > best + self.min_change
+            best, waited = (sign * value, 0) if better else (best, waited + 1)
+        return waited >= self.patience
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A part of the run with an optimizer of its own: `config.optimizer` with the keys that are given here.
+
+    Attributes:
+      length: a duration; the last stage has none and takes what is left. Schedule and warm-up are those of the stage.
+    """
+
+    length: str = ""
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Length and manner of the training; exactly one of steps, epochs, examples is set.
 
     Attributes:
       steps, epochs, examples: how long. Epochs and examples count rows (pictures) of the first stream.
       accumulate: microbatches a step; the loss is that of the whole batch.
-      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average.
+      ema: decay of the moving average of the trained parameters, 0 for none. Evaluation then uses the average, and
+        shows the weights as they are beside it.
+      early_stop: whether the run may end sooner.
       seed: of everything random: initial parameters, row order, augmentation, dropout.
       log_every: steps between lines of metrics.jsonl.
       max_bad_steps: the run stops after so many steps in a row without a finite gradient; each is skipped.
@@ -122,6 +168,7 @@ class TrainConfig:
     examples: int = 0
     accumulate: int = 1
     ema: float = 0.0
+    early_stop: EarlyStop = EarlyStop()
     seed: int = 0
     log_every: int = 10
     max_bad_steps: int = 10
@@ -153,12 +200,22 @@ class EvalConfig:
     start: also before the first step, so that a fault in evaluation shows at once.
     batch_size: rows a batch; 0 takes the training batch size.
     examples: pictures in the panel of predictions.
+    interpolate: shares a in [0, 1] at which `mmjax eval` also judges (1 - a) * base + a * trained, the base being what
+      init.path gave (WiSE-FT: Wortsman et al., 2022). What the base lacks (a new head) is as trained at every share.
     """
 
     every: str = "20%"
     start: bool = True
     batch_size: int = 0
     examples: int = 12
+    interpolate: tuple[float, ...] = ()
+
+    def check(self, where: str) -> None:
+        for share in self.interpolate:
+            if not 0 <= share <= 1:
+                raise ConfigError(
+                    f"{where}.interpolate: found {share}, expected shares between 0 (base) and 1 (trained)."
+                )
 
 
 @dataclass(frozen=True)
@@ -170,7 +227,10 @@ class Config:
     model: ModelConfig
     train: TrainConfig
     processor: ProcessorConfig = ProcessorConfig()
+    init: InitConfig = InitConfig()
+    adapt: AdaptConfig = AdaptConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    stages: Mapping[str, StageConfig] = field(default_factory=dict)
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
@@ -202,6 +262,17 @@ class Config:
                     f"{where}.train.accumulate: found {self.train.accumulate}, but the task '{name}' compares rows of "
                     f"the whole batch and cannot be accumulated. Set train.accumulate=1, or leave the task out."
                 )
+        for i, (name, stage) in enumerate(self.stages.items()):
+            last = i == len(self.stages) - 1
+            if bool(stage.length) == last:
+                expected = "no length: the last stage takes what is left" if last else "a length, such as '20%'"
+                raise ConfigError(f"{where}.stages.{name}.length: found '{stage.length}', expected {expected}.")
+        if self.train.early_stop.patience and not (self.checkpoint.best and self.eval.every):
+            raise ConfigError(
+                f"{where}.train.early_stop: goes by the figure {where}.checkpoint.best at every {where}.eval.every; "
+                f"found '{self.checkpoint.best}' and '{self.eval.every}'. Set both, as in "
+                "checkpoint.best=validation/vqa/accuracy."
+            )
         unread = [n for n in self.data.streams if not self.tasks_of(n)]
         if unread:
             raise ConfigError(
@@ -226,16 +297,24 @@ def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tup
     mapping = merge(read_file(file), nest(overrides))
     if smoke:
         mapping = shrink(mapping)
+    mapping = inherit_processor(mapping)
     return from_mapping(mapping), mapping
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Config:
-    """The checked Config of a nested mapping."""
+    """The checked Config of a nested mapping; a stage's optimizer is the run's with its own keys laid over it."""
+    stages, optimizer = mapping.get("stages"), mapping.get("optimizer") or {}
+    if isinstance(stages, Mapping):
+        laid = {}
+        for name, stage in stages.items():
+            own = stage.get("optimizer") or {} if isinstance(stage, Mapping) else None
+            laid[name] = {**stage, "optimizer": {**optimizer, **own}} if isinstance(own, Mapping) else stage
+        mapping = {**mapping, "stages": laid}
     return build_dataclass(Config, mapping, "config")
 
 
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The one smoke rule: small widths, depth 2, batches of 8, one step; built-in sets in their smallest version.
+    """The one smoke rule: small widths, depth 2, batches of 8, a step a stage; built-in sets in their smallest version.
 
     Retrieval searches the whole of such a set, for a gallery may be larger. Nothing else changes.
     """
@@ -257,7 +336,10 @@ def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
     train = small.setdefault("train", {})
     for key in ("epochs", "examples"):
         train.pop(key, None)
-    train.update({"steps": 1, "log_every": 1})
+    stages = list(small.get("stages", {}).values())
+    for stage in stages[:-1]:
+        stage["length"] = "1 step"
+    train.update({"steps": max(1, len(stages)), "log_every": 1})
     small.setdefault("optimizer", {})["warmup"] = "0 steps"
     return small
 

@@ -147,7 +147,8 @@ def _read(source: Source) -> Found:
 
 def _tokenizer(source: Source, survey: Survey, path: str) -> Tokenizer | None:
     """What training would have; None where there is nothing to tokenise."""
-    wanted = {feature for feature, name in FIELD_OF.items() if survey.fields[name]}
+    # A label is a number only where a task says so.
+    wanted = {feature for feature, name in FIELD_OF.items() if survey.fields[name]} - {"value"}
     if survey.several[0]:
         wanted -= {"chat"}
     if not wanted:

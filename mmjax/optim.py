@@ -24,7 +24,7 @@ from mmjax.errors import ConfigError, did_you_mean
 
 Schedule = Callable[[Any], Any]
 WHERE = "config.optimizer"
-KERNELS = ((".*/kernel", 1.0),)
+KERNELS = ((".*/(kernel|lora_a|lora_b)", 1.0),)
 
 # Arguments of optax factories that this module sets itself, and the key of the config that does.
 _OURS = {
@@ -65,7 +65,12 @@ class OptimizerConfig:
       lr: the peak of the schedule; end_lr: its last value as a share of lr (cosine and linear).
       warmup: duration of the linear rise; clip: global norm of the trainable gradients, 0 = off.
       weight_decay: decoupled, times the learning rate, times the factor of the first match in `decay` (no match: 0).
-      freeze: patterns of parameters without gradient and optimizer state; lr_scale: (pattern, factor) of the updates.
+      train: patterns of the only parameters that are trained (and LoRA's factors, where there are any); () is all.
+      freeze: patterns of parameters that are not, though `train` names them. What is not trained has no gradient and no
+        optimizer state.
+      lr_scale: (pattern, factor) of the updates.
+      layer_decay: (pattern, factor): each layer of a stack learns by that factor more slowly than the one above it (see
+        `layer_factors`).
     """
 
     name: str = "adamw"
@@ -76,8 +81,10 @@ class OptimizerConfig:
     clip: float = 1.0
     weight_decay: float = 0.0
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     lr_scale: Patterns = Patterns()
+    layer_decay: Patterns = Patterns()
     decay: Patterns = Patterns(KERNELS)
 
     def check(self, where: str) -> None:
@@ -100,6 +107,9 @@ class OptimizerConfig:
                 raise ConfigError(
                     f"{where}.lr_scale: '{pattern}' has factor {factor}. Use {where}.freeze for no updates."
                 )
+        for pattern, factor in self.layer_decay:
+            if not 0 < factor <= 1:
+                raise ConfigError(f"{where}.layer_decay: '{pattern}' has factor {factor}, expected one in (0, 1].")
 
 
 def rules() -> dict[str, Callable[..., optax.GradientTransformation]]:
@@ -142,14 +152,19 @@ def _near(names: Collection[str], pattern: str) -> str:
     return f" The first parts of the names are: {', '.join(sorted({name.split('/')[0] for name in names}))}."
 
 
-def split(names: Sequence[str], freeze: Sequence[str], where: str = f"{WHERE}.freeze") -> tuple[list[str], list[str]]:
-    """Names -> (trainable, frozen), each in the order given."""
-    frozen = set().union(*(select(names, pattern, where) for pattern in freeze))
-    if len(frozen) == len(set(names)):
+def split(
+    names: Sequence[str], config: OptimizerConfig, factors: Collection[str] = (), where: str = WHERE
+) -> tuple[list[str], list[str]]:
+    """Names -> (trainable, frozen), in the order given. factors: LoRA's, which are trained if not frozen by name."""
+    named = set().union(*(select(names, pattern, f"{where}.train") for pattern in config.train))
+    trained = named | set(factors) if named or factors else set(names)
+    frozen = set().union(*(select(names, pattern, f"{where}.freeze") for pattern in config.freeze))
+    if not trained - frozen:
         raise ConfigError(
-            f"{where}: the patterns {', '.join(map(repr, freeze))} freeze every parameter; nothing is left to train."
+            f"{where}.freeze: the patterns {', '.join(map(repr, config.freeze))} freeze every parameter that would be "
+            "trained; nothing is left to train."
         )
-    return [n for n in names if n not in frozen], [n for n in names if n in frozen]
+    return [n for n in names if n in trained - frozen], [n for n in names if n not in trained - frozen]
 
 
 def factors(
@@ -163,6 +178,44 @@ def factors(
             raise ConfigError(f"{where}: all that '{pattern}' matches is taken by an earlier pattern. Put it first.")
         found.update(dict.fromkeys(fresh, float(factor)))
     return {name: found.get(name, default) for name in names}
+
+
+_LAYER = re.compile(r"(.*/)block_(\d+)/")
+_ABOVE = re.compile(r".*/(final_norm/.*|pool/.*|output)")  # what of a tower comes after its blocks
+
+
+def layer_factors(names: Sequence[str], patterns: Sequence[tuple[str, float]], where: str) -> dict[str, float]:
+    """name -> factor by depth (BEiT: Bao et al., 2022; ELECTRA: Clark et al., 2020).
+
+    In a stack of n blocks with factor f, block i (from 0) learns at f^(n - 1 - i), what a tower has below its blocks
+    (stem, embeddings, positions) at f^n, its final norm, pooling and output at 1. Other parameters, and those that no
+    pattern matches, learn at 1. A pattern that matches no block is an error.
+    """
+    depth: dict[str, int] = {}
+    for name in names:
+        if found := _LAYER.match(name):
+            depth[found[1]] = max(depth.get(found[1], 0), int(found[2]) + 1)
+    towers = {stack.split("/")[0]: n for stack, n in depth.items()}
+    made: dict[str, float] = {}
+    for name, factor in factors(names, patterns, 1.0, where).items():
+        found, tower = _LAYER.match(name), name.split("/")[0]
+        if found:
+            made[name] = factor ** (depth[found[1]] - 1 - int(found[2]))
+        elif tower in towers and not _ABOVE.fullmatch(name):
+            made[name] = factor ** towers[tower]
+        else:
+            made[name] = 1.0
+    for pattern, _ in patterns:
+        if not any(_LAYER.match(n) for n in select(names, pattern, where)):
+            raise ConfigError(f"{where}: '{pattern}' matches no block of a stack, so there is no depth to go by.")
+    return made
+
+
+def _scales(config: OptimizerConfig, names: Sequence[str], where: str) -> dict[str, float]:
+    """name -> what its updates are multiplied with."""
+    scale = factors(names, config.lr_scale, 1.0, f"{where}.lr_scale")
+    by_depth = layer_factors(names, config.layer_decay, f"{where}.layer_decay")
+    return {n: scale[n] * by_depth[n] for n in names}
 
 
 def _decay_factors(config: OptimizerConfig, names: Sequence[str], where: str) -> dict[str, float]:
@@ -223,13 +276,13 @@ def build_optimizer(
     names = list(params)
     warmup = duration.steps(config.warmup, total=total_steps, batch_size=batch_size, rows=rows, where=f"{where}.warmup")
     schedule = build_schedule(config, total_steps, warmup)
-    scale = factors(names, config.lr_scale, 1.0, f"{where}.lr_scale")
+    scale = _scales(config, names, where)
     factory = rules()[config.name]
     _check_arguments(config, factory, schedule, where)
     inside, after = _decay(config, _decay_factors(config, names, where), factory, schedule, where)
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts += [factory(learning_rate=schedule, **config.args, **inside), *after]
-    if config.lr_scale:
+    if config.lr_scale or config.layer_decay:
         parts.append(optax.stateless(lambda updates, _: {n: u * scale[n] for n, u in updates.items()}))
     return optax.chain(*parts), schedule
 
@@ -288,10 +341,12 @@ def _decay(
 
 
 # ------------------------------------------------------------------------------------------------------------- coverage
-def coverage_table(config: OptimizerConfig, params: Mapping[str, Any], where: str = WHERE) -> str:
+def coverage_table(
+    config: OptimizerConfig, params: Mapping[str, Any], factors: Collection[str] = (), where: str = WHERE
+) -> str:
     """What the patterns did to `params` (all of them, flat): a row a group of the first two parts of the names."""
-    trainable, _ = split(list(params), config.freeze, f"{where}.freeze")
-    scale = factors(trainable, config.lr_scale, 1.0, f"{where}.lr_scale")
+    trainable, _ = split(list(params), config, factors, where)
+    scale = _scales(config, trainable, where)
     decay = _decay_factors(config, trainable, where)
     groups: dict[str, list[str]] = {}
     for name in params:

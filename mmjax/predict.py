@@ -290,6 +290,8 @@ def words(line: Mapping[str, Any]) -> list[str]:
         elif "answer" in said:
             asked = said["question"] if len(said["question"]) > 1 else ["answer:"]
             texts += [f"{question} {answer}" for question, answer in zip(asked, said["answer"], strict=True)]
+        elif "value" in said:
+            texts.append(f"{said['value']:.4g}")
         elif "probability" in said:
             texts.append(f"{said['label']} ({said['probability']:.0%})")
         elif "labels" in said:

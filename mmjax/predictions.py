@@ -84,7 +84,7 @@ def read_figures(path: Path) -> list[Figure]:
         if name in rows:
             ids, units, sums, weights = zip(*rows[name], strict=True)
             scores = Scores(
-                np.array(ids, object), np.array(units, object), np.array(sums), np.array(weights), told["exponential"]
+                np.array(ids, object), np.array(units, object), np.array(sums), np.array(weights), told["link"]
             )
         pair = {key: told[key] and tuple(told[key]) for key in ("interval", "gain")}
         kept = {key: told[key] for key in ("value", "n", "baseline", "baseline_name", "percent")}

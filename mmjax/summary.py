@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
+
+from mmjax.models import lora
 from mmjax.optim import coverage_table
 
 if TYPE_CHECKING:
@@ -29,7 +32,16 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
     first = config.first_stream
     epochs = plan.total_steps * config.data.batch_size(first) / len(data.train[first])
     lines.append(f"mesh {mesh}; {plan.total_steps:,} steps ({epochs:,.1f} epochs)")
-    return "\n".join(lines) + "\n" + coverage_table(config.optimizer, plan.layout.shapes)
+    if plan.match:
+        lines.append(plan.match.text(config.init.path, plan.layout.shapes))
+    factors = [n for n in plan.layout.shapes if lora.is_factor(n)]
+    for stage in plan.stages:
+        if stage.name:
+            lines.append(f"stage {stage.name}: steps {stage.start + 1:,} to {stage.stop:,}")
+        lines.append(coverage_table(stage.optimizer, plan.layout.shapes, factors))
+        opt = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(stage.abstract["opt"]))
+        lines.append(f"optimizer state {opt / 2**20:,.1f} MiB")
+    return "\n".join(lines)
 
 
 def _processor(processor: Processor) -> str:

@@ -8,6 +8,7 @@ workdir/bad_records.jsonl   rows that could not be read
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from collections.abc import Callable, Mapping
@@ -16,14 +17,14 @@ from typing import Any
 
 import jax
 
-from mmjax import assemble, report, sharding, summary
+from mmjax import assemble, initialisation, report, sharding, summary
 from mmjax.checkpoint import Checkpointer
 from mmjax.config import differences, plain
 from mmjax.data.processor import Processor
 from mmjax.doctor import versions
 from mmjax.duration import steps as duration
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, judge_sets
+from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import MetricWriter, Progress
@@ -32,7 +33,8 @@ from mmjax.train_step import Objective, State, make_train_step
 PREEMPTED = 75
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
 _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples",
-               "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps")  # fmt: skip
+               "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps",
+               "init.path")  # fmt: skip
 
 
 Watch = Callable[[int, Mapping[str, float]], None]
@@ -53,26 +55,52 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watc
     mesh = sharding.make_mesh(config.mesh)
     data = assemble.open_data(config)
     checkpoints = Checkpointer(workdir / "checkpoints", config.checkpoint)
-    latest = checkpoints.latest_step()
+    latest, history, built = checkpoints.latest_step(), [], config
     if latest is None:
         processor = assemble.fit_processor(config, data)
     else:
         processor = Processor.from_json(checkpoints.read_json(latest, "processor"))
-    model = assemble.build_model(config, processor)
-    plan = assemble.make_plan(config, model, data, mesh)
+        saved = checkpoints.read_json(latest, "meta")
+        if saved.get("base"):  # the checkpoint that the run began with, though its run may have a better one by now
+            init = dataclasses.replace(config.init, checkpoint=str(saved["base"]["step"]))
+            built = dataclasses.replace(config, init=init)
+    source = initialisation.source_of(built.init)
+    built = assemble.prepared(built, processor)
+    model = assemble.build_model(built, processor)
+    first = plan = assemble.make_plan(built, model, data, mesh)
     pipelines = assemble.train_pipelines(config, data, processor, mesh, workdir / "bad_records.jsonl")
     meta = {"config": plain(config), "mapping": plain(mapping), "fingerprint": data.fingerprint,
-            "frozen": list(plan.frozen), "versions": versions()}  # fmt: skip
+            "base": source and source.identity, "versions": versions()}  # fmt: skip
     if latest is None:
-        state = assemble.initial_state(config, model, plan)
+        state = assemble.initial_state(built, model, plan)
     else:
-        _check_continuation(checkpoints.read_json(latest, "meta"), meta, config, processor, data)
-        latest, state = checkpoints.restore_latest(plan.abstract)
+        _check_continuation(saved, meta, config, processor, data)
+        latest, state = checkpoints.restore_latest(lambda step: first.at(step).stored(first.at(step).abstract))
+        plan = first.at(latest)
+        state = assemble.complete(built, plan, state)
+        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data")["history"]]
     start = int(latest or 0)
-    if start >= plan.total_steps:
+    evaluation = Evaluation(config, model, processor, mesh, data.train)
+    best, early = config.checkpoint, config.train.early_stop
+    asks_to_stop = lambda: not plan.next and early.asks([v for s, v in history if s > plan.start], best.best_mode)  # noqa: E731
+
+    def show_best(end: int) -> None:
+        """Leaves the figures of the best checkpoint in eval/, where that is not the last one."""
+        chosen = checkpoints.best_step()
+        shown = {_evaluated_step(workdir, name) for name in data.validation}
+        if chosen in (None, end) or shown == {chosen}:
+            return
+        stage = first.at(chosen)
+        state = assemble.complete(built, stage, checkpoints.restore(chosen, stage.stored(stage.abstract)).state)
+        print(f"\nThe best checkpoint is that of step {chosen}; its figures are the run's:")
+        _evaluate(evaluation, data, _kinds(config, stage, state), chosen, workdir, None)
+
+    if start >= plan.total_steps or asks_to_stop():
         print(f"{workdir}: already trained to step {start} of {plan.total_steps}. Nothing to do.")
+        show_best(start)
+        checkpoints.close()
         return 0
-    print(summary.run_table(config, plan, data, processor))
+    print(summary.run_table(built, first, data, processor))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
 
     batch_size = config.data.batch_size(config.first_stream)
@@ -82,45 +110,44 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watc
         max(1, in_steps(config.checkpoint.every)),
         in_steps(config.eval.every) if config.eval.every else 0,
     )
-    step_fn = sharding.jit(
-        mesh,
-        make_train_step(_objective(config, model), plan.tx, seed=config.train.seed, ema=config.train.ema),
-        donate_argnums=0,
-        out_shardings=(plan.shardings, sharding.replicated(mesh)),
-    )
-    evaluation = Evaluation(config, model, processor, mesh, data.train)
     writer = MetricWriter(workdir, active=jax.process_index() == 0)
     writer.truncate_after(start)
     stop = _StopSignal()
 
     def evaluate(step: int, state: State) -> dict[str, float]:
-        return _evaluate(evaluation, data, state, step, workdir, writer)
+        return _evaluate(evaluation, data, _kinds(config, plan, state), step, workdir, writer)
 
     def save(step: int, state: State, figures: dict[str, float] | None) -> None:
-        position = {"seed": config.train.seed, "step": step, "fingerprint": data.fingerprint}
+        position = {"seed": config.train.seed, "step": step, "fingerprint": data.fingerprint, "history": history}
         writer.flush()
-        checkpoints.save(step, state, position, meta, processor.to_json(), figures)
+        checkpoints.save(step, plan.stored(state), position, meta, processor.to_json(), figures)
 
     if start == 0 and config.eval.start and data.validation:
         evaluate(0, state)
 
     pending: tuple[int, Any, dict[str, str]] | None = None
+    step_fn = _step_function(built, model, plan)
     with Feed(pipelines, mesh, start, plan.total_steps) as feed, Progress(start, plan.total_steps, batch_size) as bar:
         for step in range(start + 1, plan.total_steps + 1):
+            if step > plan.stop:
+                plan = plan.next
+                state, step_fn = assemble.enter(plan, state), _step_function(built, model, plan)
             batch, row_sums = feed.take()
             state, out = step_fn(state, batch)
             if pending:  # the metrics of the step before are read while this one runs
-                _log(pending, config, plan, pipelines, writer, bar)
+                _log(pending, config, first, pipelines, writer, bar)
             pending = (step, out, row_sums)
             bar.advance(feed.waited)
             last = step == plan.total_steps
             stopping = stop.asked and not last
             at_eval = bool(data.validation) and not stopping and (last or (eval_every and step % eval_every == 0))
             if at_eval or last or stopping or step % save_every == 0:
-                _log(pending, config, plan, pipelines, writer, bar)
+                _log(pending, config, first, pipelines, writer, bar)
                 pending = None
                 with bar.paused():
                     figures = evaluate(step, state) if at_eval else None
+                    if figures and best.best in figures:
+                        history.append((step, figures[best.best]))
                     save(step, state, figures)
                     if watch and figures is not None:
                         checkpoints.wait()
@@ -132,6 +159,11 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watc
                     "The same command goes on from there."
                 )
                 return PREEMPTED
+            if at_eval and asks_to_stop():
+                print(f"step {step}: {early.patience} evaluations without a better {best.best}; the run ends here.")
+                break
+    checkpoints.wait()
+    show_best(step)
     checkpoints.close()
     writer.close()
     for stream, pipeline in pipelines.items():
@@ -141,7 +173,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watc
                 f"({pipeline.bad.summary()}): {workdir}/bad_records.jsonl"
             )
     report.curves(workdir / "curves.png", workdir / "metrics.jsonl")
-    print(f"done: {plan.total_steps} steps. {workdir}/curves.png, {workdir}/eval, {workdir}/checkpoints")
+    print(f"done: {step} steps. {workdir}/curves.png, {workdir}/eval, {workdir}/checkpoints")
     return 0
 
 
@@ -150,11 +182,10 @@ def dry_run(config: Config) -> int:
 
     Allocates nothing on a device and trains nothing.
     """
-    from mmjax.flops import count, memory_table
-
     mesh = sharding.make_mesh(config.mesh)
     data = assemble.open_data(config)
     processor = assemble.fit_processor(config, data)
+    config = assemble.prepared(config, processor)
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
     print(summary.run_table(config, plan, data, processor))
@@ -165,23 +196,40 @@ def dry_run(config: Config) -> int:
         }
         for stream, p in assemble.train_pipelines(config, data, processor, mesh).items()
     }
-    step = make_train_step(_objective(config, model), plan.tx, seed=config.train.seed, ema=config.train.ema)
     print(summary.sharding_table(plan))
     print(summary.batch_table(batch))
+    for stage in plan.stages:
+        _dry_step(config, model, stage, batch)
+    return 0
+
+
+def _dry_step(config: Config, model: Any, plan: assemble.Plan, batch: Any) -> None:
+    """FLOPs and memory of a stage's step."""
+    from mmjax.flops import count, memory_table
+
+    mesh = plan.layout.mesh
     with sharding.on_mesh(mesh):
-        flops = count(step, plan.abstract, batch)
-    compiled = sharding.jit(
-        mesh, step, donate_argnums=0, out_shardings=(plan.shardings, sharding.replicated(mesh))
-    ).lower(plan.abstract, batch).compile()  # fmt: skip
+        flops = count(_update(config, model, plan), plan.abstract, batch)
+    compiled = _step_function(config, model, plan).lower(plan.abstract, batch).compile()
+    if plan.name:
+        print(f"stage {plan.name}, steps {plan.start + 1} to {plan.stop}:")
     print(f"FLOPs a step: {flops / 1e9:,.2f} G in all, {flops / mesh.size / 1e9:,.2f} G a device")
     print(
         "compiled memory a device: " + ", ".join(f"{k} {v / 2**20:,.1f} MiB" for k, v in memory_table(compiled).items())
     )
-    return 0
 
 
-def _objective(config: Config, model: Any) -> Objective:
-    return Objective(model, {s: config.tasks_of(s) for s in config.data.streams}, config.train.accumulate)
+def _update(config: Config, model: Any, plan: assemble.Plan) -> Any:
+    tasks = {stream: config.tasks_of(stream) for stream in config.data.streams}
+    objective = Objective(model, tasks, config.train.accumulate, config.adapt.scale)
+    return make_train_step(objective, plan.tx, seed=config.train.seed, ema=config.train.ema)
+
+
+def _step_function(config: Config, model: Any, plan: assemble.Plan) -> Any:
+    """The update of a stage, compiled at its first call; the state that it is given is used up."""
+    mesh = plan.layout.mesh
+    laid = plan.shardings, sharding.replicated(mesh)
+    return sharding.jit(mesh, _update(config, model, plan), donate_argnums=0, out_shardings=laid)
 
 
 def _log(
@@ -209,22 +257,49 @@ def _log(
         for stream, pipeline in pipelines.items():
             values |= {f"share/{stream}/{name}": share for name, share in pipeline.shares(step).items()}
             values |= {f"bad_records/{stream}": float(len(pipeline.bad))} if len(pipeline.bad) else {}
-        writer.scalars(step, {**values, "lr": float(plan.schedule(step - 1)), **bar.throughput(), "rows": row_sums})
+        stage = plan.at(step)
+        rate = float(stage.schedule(step - 1 - stage.start))
+        writer.scalars(step, {**values, "lr": rate, **bar.throughput(), "rows": row_sums})
+
+
+def _kinds(config: Config, plan: assemble.Plan, state: State) -> dict[str, Mapping[str, jax.Array]]:
+    """The weights that are judged, by the suffix of the set's name: the run's own; beside an average, the raw ones."""
+    kinds = {"": assemble.weights(config, plan, state)}
+    if config.train.ema:
+        kinds["_raw"] = assemble.weights(config, plan, state, average=False)
+    return kinds
+
+
+def _evaluated_step(workdir: Path, name: str) -> int | None:
+    """Of which step eval/<name>.json is."""
+    file = workdir / "eval" / f"{name}.json"
+    return json.loads(file.read_text())["step"] if file.is_file() else None
 
 
 def _evaluate(
-    evaluation: Evaluation, data: assemble.Data, state: State, step: int, workdir: Path, writer: MetricWriter
+    evaluation: Evaluation,
+    data: assemble.Data,
+    kinds: Mapping[str, Mapping[str, jax.Array]],
+    step: int,
+    workdir: Path,
+    writer: MetricWriter | None,
 ) -> dict[str, float]:
-    """Figures of all validation sets by name; prints the tables, writes them and the panels."""
-    params = {**(state["ema"] or state["params"]), **state["frozen"]}
-    results = judge_sets(evaluation, data.validation, params, workdir / "eval", step)
+    """Figures of all validation sets by name, with each kind of weights: {suffix of the set's name: parameters}.
+
+    Prints the tables, and writes them and the panels into eval/, and as curves through the writer.
+    """
+    results: dict[str, Result] = {}
+    for kind, params in kinds.items():
+        sets = {name + kind: where for name, where in data.validation.items()}
+        results |= judge_sets(evaluation, sets, params, workdir / "eval", step)
     figures = {}
     for name, result in results.items():
         figures.update({f"{name}/{k}": v for k, v in result.scalars().items()})
-    writer.scalars(step, figures)
-    for name, result in results.items():
-        if result.panel:
-            writer.image(step, f"{name}/predictions", report.draw_panel(result.panel))
+    if writer:
+        writer.scalars(step, figures)
+        for name, result in results.items():
+            if result.panel:
+                writer.image(step, f"{name}/predictions", report.draw_panel(result.panel))
     return figures
 
 
@@ -238,6 +313,12 @@ def _check_continuation(
         if not k.startswith(_MAY_CHANGE) and not k.endswith("max_bad_fraction")  # what is tolerated moves no row
     }
     changed.update({f"data ({k})": v for k, v in differences(saved["fingerprint"], now["fingerprint"]).items()})
+    old, new = saved.get("base"), now["base"]
+    if (old and old["sha256"]) != (new and new["sha256"]):
+        raise ConfigError(
+            f"config.init.path: the run began with '{old and old['path']}' (sha256 {old and old['sha256'][:12]}), but "
+            f"'{config.init.path}' now has {new and new['sha256'][:12]}. Expected the same weights."
+        )
     if changed:
         lines = "\n".join(f"  config.{k}: was {old!r}, is {new!r}" for k, (old, new) in changed.items())
         raise ConfigError(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from mmjax.models import lora
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import Multimodal
 from mmjax.tasks import SumWeight, Task
@@ -50,6 +51,15 @@ def new_state(params: Flat, frozen: Flat, tx: optax.GradientTransformation, ema:
     }
 
 
+def next_state(state: State, params: Flat, frozen: Flat, tx: optax.GradientTransformation) -> State:
+    """The state as another stage begins: other parameters trained, the optimizer's memory empty, all counts kept.
+
+    The average of what was trained before goes on; that of what is newly trained begins at its value.
+    """
+    average = {n: state["ema"].get(n, x) for n, x in params.items()} if state["ema"] else {}
+    return {**state, "params": params, "frozen": frozen, "opt": tx.init(params), "ema": average}
+
+
 class Objective:
     """The sum over streams and tasks of task.weight * loss sum / loss weight, exact under microbatches.
 
@@ -60,10 +70,17 @@ class Objective:
         contributes weight * sum / total, so the gradient is that of the whole batch and not a mean of means. Tasks
         that couple rows embed all microbatches first and push the gradient of their loss back through a second pass
         (GradCache: Gao et al., 2021).
+      lora_scale: alpha / rank of the LoRA factors among the parameters, if there are any.
     """
 
-    def __init__(self, model: Multimodal, tasks: Mapping[str, Mapping[str, Task]], accumulate: int = 1):
-        self.model, self.tasks, self.accumulate = model, tasks, accumulate
+    def __init__(
+        self,
+        model: Multimodal,
+        tasks: Mapping[str, Mapping[str, Task]],
+        accumulate: int = 1,
+        lora_scale: float = 1.0,
+    ):
+        self.model, self.tasks, self.accumulate, self.lora_scale = model, tasks, accumulate, lora_scale
 
     def gradient(self, params: Flat, frozen: Flat, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Losses, Flat]:
         """(loss, {task/name: (sum, weight)}, gradient by params)."""
@@ -81,7 +98,7 @@ class Objective:
         return self._accumulated(params, frozen, batch, rng)
 
     def _forwards(self, params: Flat, frozen: Flat, batch: Batch, rng: jax.Array) -> dict[str, Forward]:
-        tree = nested({**params, **frozen})
+        tree = nested(lora.merge({**params, **frozen}, self.lora_scale))
         return {
             stream: Forward(self.model, tree, batch[stream], jax.random.fold_in(rng, i), train=True)
             for i, stream in enumerate(self.tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +11,25 @@ import jax
 from jax.sharding import Mesh
 
 from mmjax import assemble, sharding
-from mmjax.checkpoint import CheckpointConfig, Checkpointer
 from mmjax.config import merge, nest
 from mmjax.data.processor import Processor
 from mmjax.data.sources import Source
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, judge_sets
+from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config, from_mapping
 from mmjax.models.multimodal import Multimodal
+from mmjax.summary import aligned
+from mmjax.workdir import Workdir
 
-_MAY_CHANGE = ("data", "eval", "mesh")
+_MAY_CHANGE = ("data", "eval", "mesh", "init.path")
 
 
 @dataclass(frozen=True)
 class Trained:
     """Attributes:
-    params: flat {name: array}: the moving average where there is one.
+    params: flat {name: array}: the moving average where there is one, LoRA factors merged.
     step: of the checkpoint that was read.
+    workdir: where the rest of it can be read.
     """
 
     config: Config
@@ -35,47 +38,50 @@ class Trained:
     mesh: Mesh
     params: Mapping[str, jax.Array]
     step: int
+    workdir: Workdir
+
+    def raw(self) -> Mapping[str, jax.Array] | None:
+        """The parameters without averaging; None where there is no average."""
+        if not self.config.train.ema:
+            return None
+        return self.workdir.read(assemble.layout(self.model, self.mesh).abstract(self.params), average=False)
+
+    def before(self) -> Trained:
+        """The run before its first step: this model and processor with the parameters that it began with, which are
+        those of `init.path` and, for what that lacks, those drawn by the seed.
+        """
+        config, base = self.config, self.workdir.base
+        if base is not None:
+            identity = base.identity
+            path, step = str(base.path), str(identity["step"])
+            config = dataclasses.replace(config, init=dataclasses.replace(config.init, path=path, checkpoint=step))
+        params = assemble.initial_params(config, self.model, assemble.layout(self.model, self.mesh))
+        return dataclasses.replace(self, config=config, params=params, step=0)
+
+    def interpolated(self, share: float) -> Mapping[str, jax.Array]:
+        """(1 - share) * base + share * trained (WiSE-FT: Wortsman et al., 2022); what the base lacks as trained."""
+        base = self.workdir.base
+        if base is None:
+            raise ConfigError("config.eval.interpolate: the run has no base, for it had no init.path.")
+        shared = [n for n, x in self.params.items() if base.shapes.get(n) == x.shape]
+        old = base.read(assemble.layout(self.model, self.mesh).abstract(shared))
+        return {n: (1 - share) * old[n] + share * x if n in old else x for n, x in self.params.items()}
 
 
 def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> Trained:
-    """Reads `checkpoint` ("best", "latest" or a step) of a workdir. Overrides may change only data, eval and mesh."""
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise ConfigError(f"--workdir: no checkpoints below '{workdir}'. Expected the workdir of an 'mmjax train' run.")
+    """Reads `checkpoint` ("best", "latest" or a step) of a workdir. Overrides may change only data, eval, mesh and
+    init.path, where the base lies.
+    """
     for key in overrides:
-        if key.split(".")[0] not in _MAY_CHANGE:
+        if key not in _MAY_CHANGE and key.split(".")[0] not in _MAY_CHANGE:
             raise ConfigError(f"--config.{key}: fixed by training. Here only {', '.join(_MAY_CHANGE)} may be changed.")
-    checkpoints = Checkpointer(folder, CheckpointConfig(), read_only=True)
-    step = _step(checkpoints, checkpoint, workdir)
-    meta = checkpoints.read_json(step, "meta")
-    config = from_mapping(merge(meta["mapping"], nest(overrides)))
-    processor = Processor.from_json(checkpoints.read_json(step, "processor"))
-    model = assemble.build_model(config, processor)
+    kept = Workdir(workdir, checkpoint, base_path=overrides.get("init.path", ""))
+    config = from_mapping(merge(kept.meta["mapping"], nest(overrides)))
+    model = assemble.build_model(config, kept.processor)
     mesh = sharding.make_mesh(config.mesh)
     placed = assemble.layout(model, mesh)
-    shapes = {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed.shardings[n]) for n, s in placed.shapes.items()}
-    frozen = set(meta["frozen"])
-    wanted = {
-        "ema" if config.train.ema else "params": {n: s for n, s in shapes.items() if n not in frozen},
-        "frozen": {n: s for n, s in shapes.items() if n in frozen},
-    }
-    state = checkpoints.restore_partial(step, {k: v for k, v in wanted.items() if v})
-    params = {name: leaf for part in state.values() for name, leaf in part.items()}
-    checkpoints.close()
-    return Trained(config, processor, model, mesh, params, step)
-
-
-def _step(checkpoints: Checkpointer, wanted: str, workdir: Path) -> int:
-    steps = checkpoints.steps()
-    if not steps:
-        raise ConfigError(f"--workdir: '{workdir}/checkpoints' holds no complete checkpoint yet.")
-    if wanted == "best":
-        return checkpoints.best_step() or steps[-1]
-    if wanted == "latest":
-        return steps[-1]
-    if not wanted.isdigit() or int(wanted) not in steps:
-        raise ConfigError(f"--checkpoint: found '{wanted}', expected 'best', 'latest' or one of {steps}.")
-    return int(wanted)
+    params = kept.read(placed.abstract(placed.shapes))
+    return Trained(config, kept.processor, model, mesh, params, kept.step, kept)
 
 
 def sets_to_judge(config: Config, data: assemble.Data) -> Mapping[str, tuple[str, Source]]:
@@ -90,13 +96,33 @@ def sets_to_judge(config: Config, data: assemble.Data) -> Mapping[str, tuple[str
 def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> int:
     """Evaluates `data.eval`, else `data.test`, else the validation sets.
 
-    Prints the tables and writes workdir/eval/*.json and *.png.
+    Prints the tables and writes workdir/eval/*.json and *.png. The weights without averaging, and those of
+    `eval.interpolate`, are judged beside the run's own.
     """
     trained = open_trained(workdir, checkpoint, overrides)
     config = trained.config
     data = assemble.open_data(config)
     sets = sets_to_judge(config, data)
     evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, data.train)
-    judge_sets(evaluation, sets, trained.params, workdir / "eval", trained.step)
-    print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in sets)}")
+    kinds = {"": lambda: trained.params}
+    if config.train.ema:
+        kinds["_raw"] = trained.raw
+    kinds |= {f"_wise_{a:g}": lambda a=a: trained.interpolated(a) for a in config.eval.interpolate}
+    results: dict[str, Result] = {}
+    for kind, make in kinds.items():
+        of_kind = {name + kind: where for name, where in sets.items()}
+        results |= judge_sets(evaluation, of_kind, make(), workdir / "eval", trained.step)
+    if len(kinds) > 1:
+        print("\n" + "\n\n".join(_beside(name, {k: results[name + k] for k in kinds}) for name in sets))
+    print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in results)}")
     return 0
+
+
+def _beside(name: str, results: Mapping[str, Result]) -> str:
+    """A row a kind of weights, a column a figure."""
+    figures = [f.name for f in next(iter(results.values())).figures]
+    rows = [(name, *figures)]
+    for kind, result in results.items():
+        cells = {f.name: f.cells()[1] for f in result.figures}
+        rows.append((kind.strip("_").replace("_", " ") or "trained", *(cells[n] for n in figures)))
+    return aligned(rows)

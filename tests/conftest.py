@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 # Tiny programs take longer to compile than to run: LLVM does not optimise them (half the time of the suite).
 os.environ.setdefault(
@@ -90,6 +91,85 @@ def tiny_mapping(tiny_set):
         return merge(base, nest({k.replace("__", "."): v for k, v in overrides.items()}))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_file(tmp_path_factory):
+    """mapping -> a config file that returns it."""
+    folder = tmp_path_factory.mktemp("configs")
+
+    def write(mapping):
+        file = folder / f"c{len(list(folder.iterdir()))}.py"
+        file.write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(mapping)!r})\n")
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small(tiny_mapping):
+    """overrides -> the mapping of a one-layer patch encoder with a class head, on an fsdp mesh of eight devices."""
+    from mmjax.config import merge
+
+    def make(over=None, **overrides):
+        mapping = tiny_mapping("classification", **overrides)
+        mapping["model"] = {"patch_encoder": {**TOWER, "depth": 1, "patch": 8}}
+        mapping["mesh"] = {"fsdp": 8}
+        mapping["optimizer"] = {"lr": 0.01, "warmup": "0 steps"}
+        return merge(mapping, over or {})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base(small, run_file, tmp_path_factory):
+    """The workdir of a full run of four steps."""
+    workdir = tmp_path_factory.mktemp("base")
+    file = run_file(small(train__steps=4))
+    from mmjax import cli
+
+    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+LORA = {"adapt": {"lora": ["patch_encoder/.*"], "rank": 2, "alpha": 4}, "optimizer": {"train": ["head_.*"]}}
+
+
+@pytest.fixture(scope="session")
+def adapted(small, base, run_file, tmp_path_factory):
+    """(workdir, config file) of a LoRA run on top of `base`: 6 steps, a checkpoint every second."""
+    workdir = tmp_path_factory.mktemp("adapted")
+    file = run_file(small({**LORA, "init": {"path": str(base)}}))
+    from mmjax import cli
+
+    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir)]) == 0
+    return workdir, file
+
+
+def stored(workdir, step):
+    """{path in the state: array} of a checkpoint as it lies there."""
+    import jax
+    import numpy as np
+
+    from mmjax.checkpoint import CheckpointConfig, Checkpointer
+
+    checkpoints = Checkpointer(Path(workdir) / "checkpoints", CheckpointConfig(), read_only=True)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), checkpoints.leaves(step))
+    state = checkpoints.restore_partial(step, abstract)
+    checkpoints.close()
+    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def planned(file):
+    """(config, model, data, plan) of a config file."""
+    from mmjax import assemble, sharding
+    from mmjax.experiment import load
+
+    config, _ = load(str(file), {})
+    data = assemble.open_data(config)
+    model = assemble.build_model(config, assemble.fit_processor(config, data))
+    return config, model, data, assemble.make_plan(config, model, data, sharding.make_mesh(config.mesh))
 
 
 @pytest.fixture(scope="session")

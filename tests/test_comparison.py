@@ -49,7 +49,7 @@ def test_shares_are_swapped_and_what_is_no_ratio_has_no_test():
     before, after = figure(OLD * weights, weights), figure(NEW * weights, weights)
     (change,) = comparison.changes([before], [after])
     assert change.test == "swaps" and change.p < 0.01
-    nll = [figure(x, weights, percent=False, exponential=True) for x in (weights * 2.0, weights * 1.0)]
+    nll = [figure(x, weights, percent=False, link="exp") for x in (weights * 2.0, weights * 1.0)]
     (change,) = comparison.changes([nll[0]], [nll[1]])
     np.testing.assert_allclose(change.interval, np.e - np.e**2)
     (change,) = comparison.changes([figure(OLD, weights)], [figure(NEW, weights + 1)])  # other tokens
@@ -90,6 +90,22 @@ def test_a_run_is_compared_with_what_it_began_with(trained, capsys):
         assert change["before"] == pytest.approx(start["figures"][name]["value"])
         assert change["difference"] == pytest.approx(change["after"] - change["before"])
     assert told["captioning/exact"]["test"] == "mcnemar" and 0 < told["captioning/exact"]["p"] <= 1
+
+
+@pytest.mark.slow
+def test_a_run_on_top_of_another_is_compared_by_itself(adapted, base, tiny_set, capsys):
+    workdir, file = adapted
+    test = f"--config.data.test.path={tiny_set / 'all.jsonl'}"
+    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir), test]) == 0
+    assert "test: before against after" in capsys.readouterr().out
+    assert cli.main(["eval", "--workdir", str(base), test.replace("test", "eval")]) == 0
+    told = json.loads((workdir / "eval" / "comparison.json").read_text())["test"]["classification/accuracy"]
+    old = json.loads((base / "eval" / "eval.json").read_text())["figures"]["classification/accuracy"]
+    assert told["before"] == pytest.approx(old["value"]) and told["rows"] == old["n"] == 20
+    # The two runs, each with its own model and processor, say the same.
+    assert cli.main(["compare", "--before", str(base), "--after", str(workdir), test]) == 0
+    again = json.loads((workdir / "eval" / "comparison.json").read_text())["test"]["classification/accuracy"]
+    assert again == told
 
 
 def test_files_of_predictions_give_the_figures_that_they_came_with(trained, tmp_path, capsys):

@@ -111,7 +111,7 @@ PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_mmjax_command_on_the_page_parses(page):
     """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
-    text, names = page.read_text().replace("\\\n", " "), "train|eval|compare|predict|tune|data|doctor"
+    text, names = page.read_text().replace("\\\n", " "), "train|eval|compare|merge|predict|tune|data|doctor"
     commands = re.findall(rf"^ *(?:\$ )?(mmjax (?:{names})\b[^\n`#]*)", text, re.MULTILINE)
     inline = re.findall(rf"`(mmjax (?:{names})\b[^`]*)`", text)
     for command in [*commands, *inline]:

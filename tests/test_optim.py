@@ -121,7 +121,7 @@ def test_schedule_equals_its_closed_form(schedule, closed):
 
 
 def test_frozen_parameters_take_no_optimizer_state():
-    trainable, frozen = optim.split(list(SHAPES), ("patch_encoder/.*", "scale"))
+    trainable, frozen = optim.split(list(SHAPES), OptimizerConfig(freeze=("patch_encoder/.*", "scale")))
     assert frozen == [n for n in SHAPES if n.startswith("patch_encoder") or n == "scale"]
     assert sorted(trainable + frozen) == sorted(SHAPES)
     _, state, _ = run(OptimizerConfig(), names=trainable)
@@ -132,7 +132,7 @@ def test_frozen_parameters_take_no_optimizer_state():
 def test_pattern_without_a_match_names_the_nearest_group_and_its_size():
     names = [f"patch_encoder/block_{i:02d}/{k}" for i in range(76) for k in ("kernel", "bias")] + ["decoder/kernel"]
     with pytest.raises(ConfigError) as error:
-        optim.split(names, ("image_encoder/.*",))
+        optim.split(names, OptimizerConfig(freeze=("image_encoder/.*",)))
     assert str(error.value) == (
         "config.optimizer.freeze: the pattern 'image_encoder/.*' matches no parameter. "
         "Did you mean 'patch_encoder/.*' (152 parameters)?"
@@ -141,7 +141,7 @@ def test_pattern_without_a_match_names_the_nearest_group_and_its_size():
 
 def test_patterns_match_whole_names():
     with pytest.raises(ConfigError, match="matches no parameter"):
-        optim.split(["patch_encoder/kernel", "decoder/kernel"], ("patch_encoder",))
+        optim.split(["patch_encoder/kernel", "decoder/kernel"], OptimizerConfig(freeze=("patch_encoder",)))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_default_decay_pattern_is_checked_only_where_decay_is_asked_for():
 
 def test_freezing_everything_is_an_error():
     with pytest.raises(ConfigError, match="nothing is left to train"):
-        optim.split(list(SHAPES), (".*",))
+        optim.split(list(SHAPES), OptimizerConfig(freeze=(".*",)))
 
 
 @pytest.mark.parametrize("given", [{"a/.*": 0.1}, [["a/.*", 0.1]], "[('a/.*', 0.1)]"], ids=["dict", "pairs", "flag"])
@@ -200,3 +200,56 @@ def test_coverage_table_counts_parameters_and_shares():
     assert ["patch_encoder/patches", "48", "no", "-", "-"] in rows
     assert ["text_encoder/embedding", "20", "yes", "0.5", "0"] in rows
     assert rows[-1][:4] == ["all", "115", "58.3", "%"]
+
+
+BLOCKS = [f"tower/transformer/block_{i:02d}/mlp/kernel" for i in range(3)]
+OTHERS = ["tower/stem/kernel", "tower/transformer/final_norm/scale", "tower/output", "head/kernel"]
+
+
+def test_layer_decay_is_a_power_of_the_depth():
+    found = optim.layer_factors([*BLOCKS, *OTHERS], (("tower/.*", 0.5),), "w")
+    assert [found[n] for n in BLOCKS] == [0.25, 0.5, 1.0]
+    assert [found[n] for n in OTHERS] == [0.125, 1.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match="'head/.*' matches no block of a stack"):
+        optim.layer_factors([*BLOCKS, *OTHERS], (("head/.*", 0.5),), "w")
+
+
+def test_layer_decay_and_scale_multiply_the_updates():
+    names = [*BLOCKS, *OTHERS]
+    shapes = {n: jnp.zeros(()) for n in names}
+    config = OptimizerConfig(
+        name="sgd", lr=1.0, schedule="constant", warmup="0 steps", clip=0.0, layer_decay=(("tower/.*", 0.5),),
+        lr_scale=(("tower/stem/.*", 4.0),),
+    )  # fmt: skip
+    tx, _ = build_optimizer(config, shapes, 10)
+    updates, _ = tx.update({n: jnp.ones(()) for n in names}, tx.init(shapes), shapes)
+    assert [-float(updates[n]) for n in names] == [0.25, 0.5, 1.0, 0.5, 1.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match=r"layer_decay: '.\*' has factor 1.5, expected one in"):
+        build_optimizer(OptimizerConfig(layer_decay=((".*", 1.5),)), shapes, 10)
+
+
+def test_only_what_train_names_is_trained_and_freeze_wins():
+    names = list(SHAPES)
+    biases, _ = optim.split(names, OptimizerConfig(train=(".*/bias", "scale")))
+    assert biases == ["patch_encoder/block_00/mlp/bias", "scale"]
+    assert optim.split(names, OptimizerConfig(train=(".*/bias", "scale"), freeze=("scale",)))[0] == biases[:1]
+    factors = ["text_encoder/block_00/mlp/lora_a", "text_encoder/block_00/mlp/lora_b"]
+    assert optim.split([*names, *factors], OptimizerConfig(), factors)[0] == factors
+    assert optim.split([*names, *factors], OptimizerConfig(train=("scale",)), factors)[0] == ["scale", *factors]
+    with pytest.raises(ConfigError, match="config.optimizer.train: the pattern 'head/.*' matches no parameter"):
+        optim.split(names, OptimizerConfig(train=("head/.*",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "step"),
+    [
+        ("sgd", {"momentum": 0.9}, lambda g, h: 0.9 * g + h),  # Sutskever et al. (2013), eq. 1
+        ("lion", {"b1": 0.9, "b2": 0.99}, lambda g, h: np.sign(0.9 * 0.01 * g + 0.1 * h)),  # Chen et al. (2023), alg. 2
+    ],
+)
+def test_second_step_equals_the_closed_form(name, args, step):
+    config = OptimizerConfig(name=name, lr=0.1, schedule="constant", warmup="0 steps", clip=0.0, args=args)
+    one, two = (run(config, steps=n)[0] for n in (1, 2))
+    for n in SHAPES:
+        expected = one[n] - 0.1 * step(arrays(1)[n], arrays(2)[n])
+        np.testing.assert_allclose(two[n], expected, atol=1e-6, err_msg=n)

@@ -31,7 +31,7 @@ def test_figures_read_back_with_their_scores(tmp_path):
         share.add(record, k % 2, 0.25, weight=1)
         nll.add(record, 0.5 * k, weight=2)
     assert not (tmp_path / "eval" / "test.jsonl").exists()  # not under its name before it is whole
-    figures = [share.figure("vqa/accuracy"), nll.figure("vqa/perplexity", percent=False, exponential=True)]
+    figures = [share.figure("vqa/accuracy"), nll.figure("vqa/perplexity", percent=False, link="exp")]
     file.finish(figures)
     assert [p.name for p in (tmp_path / "eval").iterdir()] == ["test.jsonl"]
     report.write_json(tmp_path / "eval" / "test.json", figures)

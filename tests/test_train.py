@@ -18,19 +18,6 @@ TIMES = ("examples_per_second", "data_wait", "step_seconds_p50", "step_seconds_p
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory):
-    """mapping -> a config file that returns it."""
-    folder = tmp_path_factory.mktemp("configs")
-
-    def write(mapping):
-        file = folder / f"c{len(list(folder.iterdir()))}.py"
-        file.write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(mapping)!r})\n")
-        return file
-
-    return write
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """Compiled programs, shared by all processes that the tests start."""
     return tmp_path_factory.mktemp("cache")

@@ -1,7 +1,7 @@
 """What a picture file holds: whether it is whole, how large, which way up; and its pixels.
 
-`examine` judges a JPEG or PNG by its structure, without decoding it. `decode` gives all pixels by PIL; `decode_region`
-those of a region, by TensorFlow's JPEG operation, which PIL has no counterpart of.
+`examine` judges a JPEG or PNG by its structure, without decoding it. `decode` gives all pixels by PIL; `decode_box` the
+same of a box, and `decode_region` those of a region reduced, by TensorFlow's JPEG operation: PIL has no counterpart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _ORIENTATION = 0x0112  # the tag of Exif
 _SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # the JPEG markers that give the size, SOF0 to SOF15
 _ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # JPEG markers without a length
 _RATIOS = (8, 4, 2)  # reductions that a JPEG can be decoded at
+_RIM = 2  # pixels that the colours of a JPEG's region reach beyond it: interpolated from samples of two pixels each
 _SPARE = 1.5  # what a reduced picture must have over the size wanted: mean difference 1.2 of 255 at 1.5, 2.0 at 1
 
 
@@ -226,6 +227,24 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[::down, ::right]
 
 
+def decode_box(picture: Picture, box: tuple[int, int, int, int]) -> np.ndarray:
+    """-> [height, width, 3] uint8: `decode(picture)` within a box, bit for bit. Raises PictureError.
+
+    Of a croppable JPEG the rest is not decoded: three quarters of the time of PIL, which unpacks and packs besides.
+
+    Args:
+      box: top, left, height, width in whole pixels.
+    """
+    top, left, height, width = box
+    if picture.croppable:
+        up, before = min(top, _RIM), min(left, _RIM)
+        below, after = min(picture.height - top, height + _RIM), min(picture.width - left, width + _RIM)
+        with contextlib.suppress(PictureError):  # what the one refuses the other judges, as in evaluation
+            pixels = _jpeg_region(picture, (top - up, left - before, up + below, before + after), 1)
+            return pixels[up : up + height, before : before + width]
+    return decode(picture)[top : top + height, left : left + width]
+
+
 def decode_region(
     picture: Picture, region: tuple[int, int, int, int], size: int
 ) -> tuple[np.ndarray, int, tuple[int, int]]:
@@ -238,20 +257,25 @@ def decode_region(
       pixels [h, w, 3] uint8, the reduction, and (top, left) of the pixels in the reduced picture. Where the reduction
       does not divide the region, it is widened to whole reduced pixels.
     """
-    tf = tensorflow()
-
     top, left, height, width = region
     ratio = next((r for r in _RATIOS if min(height, width) >= r * _SPARE * size), 1)
     bottom, right = -(-(top + height) // ratio), -(-(left + width) // ratio)
     top, left = top // ratio, left // ratio
+    return _jpeg_region(picture, (top, left, bottom - top, right - left), ratio), ratio, (top, left)
+
+
+def _jpeg_region(picture: Picture, region: tuple[int, int, int, int], ratio: int) -> np.ndarray:
+    """A region (top, left, height, width after the reduction) of a croppable JPEG."""
+    tf = tensorflow()
     try:
         pixels = tf.raw_ops.DecodeAndCropJpeg(
             contents=tf.constant(picture.data),  # left to the operation the conversions take three times as long
-            crop_window=tf.constant(np.array([top, left, bottom - top, right - left], np.int32)),
+            crop_window=tf.constant(np.array(region, np.int32)),
             channels=3,
             ratio=ratio,
+            acceptable_fraction=1.0,  # the default, an int, makes TensorFlow raise and begin again
             dct_method="INTEGER_ACCURATE",  # the default is no quicker here, and up to 7 of 255 off
         )
     except tf.errors.InvalidArgumentError as error:
         raise PictureError("damaged", str(error).split(" [Op:")[0].splitlines()[0]) from error
-    return np.asarray(memoryview(pixels)), ratio, (top, left)
+    return np.asarray(memoryview(pixels))

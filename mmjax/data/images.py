@@ -1,7 +1,7 @@
 """A picture file -> [size, size, 3] uint8: which part of the picture is seen, resized, and changed in training.
 
 Evaluation and prediction take one way, training the same one (`exact`) or a quicker one (`fast`). No TensorFlow but to
-decode JPEG regions in the fast way. Measured: BUILD_NOTES.md.
+decode regions of JPEGs in training. Measured: BUILD_NOTES.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from mmjax.config import choice
-from mmjax.data.image_files import Picture, decode, decode_region, examine
+from mmjax.data.image_files import Picture, decode, decode_box, decode_region, examine
 from mmjax.data.order import uniforms
 from mmjax.data.resampling import Box, reach, resize
 from mmjax.errors import ConfigError
@@ -84,12 +84,13 @@ class Augment:
         return self.crop_area != (1.0, 1.0)
 
 
-def draws(keys: np.ndarray, purpose: int, augment: Augment, flip: np.ndarray) -> np.ndarray:
-    """The random numbers of a picture's augmentation: one row of numbers that `random_box` and `training_image` read.
+def draws(keys: np.ndarray, purpose: int, augment: Augment) -> np.ndarray:
+    """The random numbers of pictures' augmentation: rows of numbers that `random_box` and `training_image` read.
+
+    Made for a whole batch at once: for one picture at a time they would cost as much as a fifth of its resizing.
 
     Args:
       keys: [B] uint64 of `order.row_keys`.
-      flip: [B] bool, where mirroring is allowed.
 
     Returns:
       [B, 5 + 2 * tries] float32: flip, brightness factor, contrast factor, top and left in [0, 1), areas, aspects.
@@ -97,7 +98,7 @@ def draws(keys: np.ndarray, purpose: int, augment: Augment, flip: np.ndarray) ->
     u = uniforms(keys, purpose, 5 + 2 * _TRIES)
     low, high = augment.crop_area
     first, last = np.log(augment.crop_aspect)
-    u[:, 0] = (u[:, 0] < 0.5) & flip & augment.flip
+    u[:, 0] = (u[:, 0] < 0.5) & augment.flip
     u[:, 1] = 1 + augment.brightness * (2 * u[:, 1] - 1)
     u[:, 2] = 1 + augment.contrast * (2 * u[:, 2] - 1)
     u[:, 5 : 5 + _TRIES] = low + (high - low) * u[:, 5 : 5 + _TRIES]
@@ -160,11 +161,10 @@ def training_image(picture: Picture, draw: np.ndarray, settings: ImageSettings, 
         region = box if augment.crops else _around(box, picture, settings)
         pixels, ratio, (top, left) = decode_region(picture, region, settings.size)
         box = box[0] / ratio - top, box[1] / ratio - left, box[2] / ratio, box[3] / ratio
+    elif augment.crops:  # cut out first, as torchvision does: the filter does not read beyond the box
+        pixels, box = decode_box(picture, box), (0, 0, *box[2:])
     else:
         pixels = decode(picture)
-        if augment.crops:  # cut out first, as torchvision does: the filter does not read beyond the box
-            top, left, height, width = box
-            pixels, box = pixels[top : top + height, left : left + width], (0, 0, height, width)
     x = resize(pixels, box, (settings.size, settings.size), settings.method, fast=fast)
     return changed(x, draw, augment)
 

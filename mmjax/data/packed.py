@@ -25,7 +25,7 @@ from mmjax.data import answers as answering
 from mmjax.data.image_files import PictureError
 from mmjax.data.images import changed
 from mmjax.data.mixture import Mixture
-from mmjax.data.order import row_keys, uniforms
+from mmjax.data.order import uniforms
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.processor import ANSWER, QUESTION, TEXT, Processor, ProcessorConfig, pick, text_key
 from mmjax.data.sources import Record, Source, Subset
@@ -246,14 +246,13 @@ class PackedPipeline(Pipeline):
     def _record(self, row: int) -> Record:
         return self.source[row]
 
-    def _picture(self, record: Record, row: int, epoch: int) -> np.ndarray:
+    def _picture(self, record: Record, draw: np.ndarray) -> np.ndarray:
         packed = record["packed"]
         if "bad" in packed:
             raise PictureError(*packed["bad"])
         if not self.train:
             return packed["image"]
-        draw = self.processor.picture_draws([record], row_keys(self.seed, np.array([epoch]), np.array([row])))[0]
-        return changed(packed["image"], draw, self.processor.augment)
+        return changed(packed["image"], draw, self.processor.augment_of(record))
 
 
 class PackedProcessor(Processor):
@@ -276,6 +275,7 @@ class PackedProcessor(Processor):
         """As of `Processor`, of records of a `PackedSource`."""
         packed = [record["packed"] for record in records]
         whole = {"image": ("image_key",), "label": ("label",), "labels": ("labels", "labels_valid")}
+        whole["value"] = ("value", "value_valid")
         whole["chat"] = ("chat", "chat_mask", "chat_supervised", *(("image_valid",) if "image" in features else ()))
         names = [name for feature, made in whole.items() if feature in features for name in made]
         batch = {name: np.stack([row[name] for row in packed]) for name in names}

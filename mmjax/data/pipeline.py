@@ -163,8 +163,11 @@ class Pipeline:
     def _host_batch(self, step: int, pool: ThreadPoolExecutor | None) -> dict[str, np.ndarray]:
         """All arrays of a batch."""
         wanted, epochs, valid = self._rows(step)
+        draws = self.processor.picture_draws(row_keys(self.seed, epochs, wanted))
+        parts = max(1, min(len(wanted) // 4, 8 * self.threads))  # a task a row would pass the lock around more often
+        of_parts = [np.array_split(of, parts) for of in (wanted, epochs, draws)]
         over = pool.map if pool else map
-        read = list(over(self._read, wanted.tolist(), epochs.tolist()))
+        read = [row for part in over(self._read_rows, *of_parts) for row in part]
         rows = np.array([row for row, _, _ in read], np.int64).reshape(-1)
         records = [record for _, record, _ in read]
         counts = {"captions": self.captions, "questions": self.questions}
@@ -179,14 +182,19 @@ class Pipeline:
             batch["image"] = batch["image"][: len(read)]
         return batch
 
-    def _read(self, wanted: int, epoch: int) -> tuple[int, Record, np.ndarray | None]:
+    def _read_rows(self, wanted: np.ndarray, epochs: np.ndarray, draws: np.ndarray) -> list[tuple]:
+        return list(map(self._read, wanted.tolist(), epochs.tolist(), draws))
+
+    def _read(self, wanted: int, epoch: int, draw: np.ndarray) -> tuple[int, Record, np.ndarray | None]:
         """A row, or the one that stands in for it -> (row, record, its picture as the model sees it)."""
         for row in self._candidates(wanted, epoch):
             if row in self.bad:
                 continue
+            if row != wanted:
+                draw = self.processor.picture_draws(row_keys(self.seed, np.array([epoch]), np.array([row])))[0]
             try:
                 record = self._record(row)
-                return row, record, self._picture(record, row, epoch) if "image" in self.features else None
+                return row, record, self._picture(record, draw) if "image" in self.features else None
             except PictureError as error:
                 self._note(row, error.cause, self._broken(row, record, error))
             except FileNotFoundError as error:
@@ -223,7 +231,7 @@ class Pipeline:
             )
         return record
 
-    def _picture(self, record: Record, row: int, epoch: int) -> np.ndarray:
+    def _picture(self, record: Record, draw: np.ndarray) -> np.ndarray:
         """[size, size, 3] uint8; blank for a conversation without a picture. Raises PictureError."""
         settings = self.processor.image
         if "image" not in record:
@@ -231,8 +239,7 @@ class Pipeline:
         picture = examine(record["image"], settings.max_pixels)
         if not self.train:
             return evaluation_image(picture, settings)
-        draw = self.processor.picture_draws([record], row_keys(self.seed, np.array([epoch]), np.array([row])))[0]
-        return training_image(picture, draw, settings, self.processor.augment)
+        return training_image(picture, draw, settings, self.processor.augment_of(record))
 
     def _explain(self, step: int, error: Exception) -> Exception:
         """The error behind TensorFlow's: what Python raised."""

@@ -23,7 +23,7 @@ from mmjax.data import answers as answering
 from mmjax.data import chat, cleaning
 from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
-from mmjax.data.survey import FIELD_OF, Survey
+from mmjax.data.survey import FIELD_OF, Survey, number
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
 from mmjax.errors import ConfigError
 
@@ -84,7 +84,10 @@ class ProcessorConfig:
 class Processor:
     """A fitted `ProcessorConfig`: with the tokenizer, the answer list and the labels. Fields as there.
 
-    `captions` is never 0: "all" is the most that any row of the training sources has.
+    Attributes:
+      captions: never 0: "all" is the most that any row of the training sources has.
+      label_counts: how many training rows have each of `labels` as their one label.
+      values: mean and standard deviation of the training values, where labels are numbers.
     """
 
     image: ImageSettings
@@ -101,6 +104,8 @@ class Processor:
     questions: int
     answers: tuple[str, ...]
     labels: tuple[str, ...]
+    label_counts: tuple[int, ...] = ()
+    values: tuple[float, float] = (0.0, 1.0)
 
     @staticmethod
     def fit(
@@ -111,6 +116,7 @@ class Processor:
         where: str = "config.processor",
         base: str = "",
         say: Callable[[str], None] = print,
+        start: Processor | None = None,
     ) -> Processor:
         """Scans the annotations of `sources` once: trains or reads the tokenizer, makes the answer list and the labels.
 
@@ -122,6 +128,7 @@ class Processor:
           where: config path of `config`, for messages.
           base: folder that a relative tokenizer path starts from.
           say: takes the lines that are printed.
+          start: an earlier one, whose tokenizer (unless None), answers and labels are kept; new ones come after them.
         """
         config.check(where)
         found = Survey.of(sources)
@@ -132,10 +139,19 @@ class Processor:
         chats = found.chats if "chat" in features else ()
         conversations = [chat.pieces(m, config.chat_template, name, clean=tidy) for name, m in chats]
         said = [piece.text for pieces in conversations for piece in pieces if not piece.picture]
-        texts = [*captions, *questions, *sorted(found.answers), *sorted(found.label | found.labels), *said]
-        tokenizer = open_tokenizer(config.tokenizer, texts, f"{where}.tokenizer", base)
+        texts = [*captions, *questions, *sorted(found.answers), *sorted({*found.label, *found.labels}), *said]
+        if start is not None and start.tokenizer is not None:
+            tokenizer = start.tokenizer
+            if texts:
+                tokenizer.check(texts, f"{where}.tokenizer")
+        else:
+            tokenizer = open_tokenizer(config.tokenizer, texts, f"{where}.tokenizer", base)
         answers = answering.answer_list(found.answers, config.answers)
-        labels = found.label | (found.labels if "labels" in features else set())
+        classes = {} if "value" in features else found.label  # a number is no class
+        labels = sorted({*classes, *(found.labels if "labels" in features else ())})
+        if start is not None:
+            answers, labels = ((*old, *(x for x in new if x not in old)) for old, new in
+                               ((start.answers, answers), (start.labels, labels)))  # fmt: skip
         cut = {
             "length": (captions, config.length, "text"),
             "question_length": (questions, config.question_length, "question"),
@@ -153,7 +169,12 @@ class Processor:
         if outside and "answer" in features:
             share = outside / sum(found.answers.values())
             say(f"{where}.answers: {share:.1%} of the questions have an answer outside of the list of {len(answers)}.")
-        fitted = {"tokenizer": tokenizer, "answers": answers, "labels": tuple(sorted(labels))}
+        fitted = {"tokenizer": tokenizer, "answers": tuple(answers), "labels": tuple(labels)}
+        fitted["label_counts"] = tuple(found.label[name] for name in labels)
+        fitted["values"] = (0.0, 1.0)
+        if "value" in features:
+            spread = float(np.std(found.numbers))
+            fitted["values"] = (float(np.mean(found.numbers)), spread if spread > 0 else 1.0)
         if not config.captions:
             fitted["captions"] = max(found.most_captions, 1)
             if "text" in features:
@@ -173,7 +194,7 @@ class Processor:
             raise ConfigError(
                 f"processor: found schema {value.get('schema')}, expected {SCHEMA}. Use the mmjax that wrote it."
             )
-        fields = {f.name: value[f.name] for f in dataclasses.fields(Processor)}
+        fields = {f.name: value[f.name] for f in dataclasses.fields(Processor) if f.name in value}
         fields |= {
             "image": build(ImageSettings, value["image"], "processor.image"),
             "augment": build(Augment, value["augment"], "processor.augment"),
@@ -182,6 +203,8 @@ class Processor:
             "clean": tuple(value["clean"]),
             "answers": tuple(value["answers"]),
             "labels": tuple(value["labels"]),
+            "label_counts": tuple(value.get("label_counts", ())),
+            "values": tuple(value.get("values", (0.0, 1.0))),
         }
         return Processor(**fields)
 
@@ -211,10 +234,17 @@ class Processor:
         """Encoded picture -> [size, size, 3] uint8 as in evaluation, without TensorFlow."""
         return image_pil(data, self.image)
 
-    def picture_draws(self, records: Sequence[Mapping], keys: np.ndarray) -> np.ndarray:
-        """[B] records and keys -> [B, n] float32 of `images.draws`. A row that names a side is never mirrored."""
-        allowed = np.array([self.augment.flip and not names_a_side(r) for r in records])
-        return draws(keys, IMAGE, self.augment, allowed)
+    def picture_draws(self, keys: np.ndarray) -> np.ndarray:
+        """keys [B] -> [B, n] float32 of `images.draws`, for `training_image` with the record's `augment_of`."""
+        return draws(keys, IMAGE, self.augment)
+
+    def augment_of(self, record: Mapping) -> Augment:
+        """How the picture of a record is changed: as `augment` says, but never mirrored where a side is named."""
+        return self._unmirrored if self.augment.flip and names_a_side(record) else self.augment
+
+    @functools.cached_property
+    def _unmirrored(self) -> Augment:
+        return dataclasses.replace(self.augment, flip=False)
 
     def arrays(
         self,
@@ -240,6 +270,11 @@ class Processor:
             batch["image_key"] = np.array([_hash(r.get("image", b"")) for r in records], np.int32)
         if "label" in features:
             batch["label"] = np.array([self._labels.get(r.get("label"), -1) for r in records], np.int32)
+        if "value" in features:
+            found = [number(r.get("label") or "") for r in records]
+            mean, spread = self.values
+            batch["value"] = np.array([0.0 if x is None else (x - mean) / spread for x in found], np.float32)
+            batch["value_valid"] = np.array([x is not None for x in found])
         if "labels" in features:
             batch["labels"] = np.zeros((len(records), len(self.labels)), bool)
             for row, record in enumerate(records):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ FIELD_OF = {
     "answer_text": "qa",
     "label": "label",
     "labels": "labels",
+    "value": "label",
     "chat": "messages",
 }
 _NAMES = {
@@ -41,7 +43,8 @@ class Survey:
     rows: of all sources. fields: how many of them have each field of a Record.
     captions, questions: texts of a sample of the rows. chats: (id, messages) of a sample.
     answers: how many questions have each answer as their most frequent one.
-    label, labels: the names seen in either field.
+    label: how many rows have each class name. labels: the names seen in that field.
+    numbers: of the rows whose label is one; no_number: the first row whose label is none.
     most_captions: of any row.
     several: how many conversations are about more than one picture, and the first of them.
     """
@@ -53,7 +56,9 @@ class Survey:
     questions: list[str] = dataclasses.field(default_factory=list)
     chats: list[tuple[str, list[dict[str, Any]]]] = dataclasses.field(default_factory=list)
     answers: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    label: set[str] = dataclasses.field(default_factory=set)
+    label: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    numbers: list[float] = dataclasses.field(default_factory=list)
+    no_number: str = ""
     labels: set[str] = dataclasses.field(default_factory=set)
     most_captions: int = 0
     several: tuple[int, str] = (0, "")
@@ -76,7 +81,12 @@ class Survey:
                 found.rows += 1
                 found.fields.update(field for field in _NAMES if record.get(field))
                 found.answers.update(answers.count(record.get("qa", ())))
-                found.label.update([record["label"]] if record.get("label") else ())
+                if label := record.get("label"):
+                    found.label[label] += 1
+                    if (value := number(label)) is not None:
+                        found.numbers.append(value)
+                    else:
+                        found.no_number = found.no_number or f"{source.name}, row {i} ({record.get('id')}): '{label}'"
                 found.labels.update(record.get("labels", ()))
                 found.most_captions = max(found.most_captions, len(record.get("texts", ())))
                 if i % texts_every == 0:
@@ -102,9 +112,20 @@ class Survey:
                 f"{', '.join(s.name for s in self.sources)} ({self.rows} rows) has only "
                 f"{' and '.join(has) or 'pictures'}. Choose another task, or data that has them."
             )
+        if feature == "value" and self.no_number:
+            raise ConfigError(f"{self.no_number} is no number. Expected one in the label of every row to learn values.")
         if feature == "chat" and self.several[0]:
             count, first = self.several
             raise ConfigError(
                 f"{first}: a conversation about more than one picture, as in {count} of {self.rows} rows. A row can "
                 f"hold one so far; leave these rows out."
             )
+
+
+def number(text: str) -> float | None:
+    """The finite number that a label spells, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

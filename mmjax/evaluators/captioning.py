@@ -70,7 +70,7 @@ class Captioning:
                 raise ConfigError(f"{self.task}: no picture of the test set has captions. Expected a 'texts' field.")
         figures = [tally.figure(f"{self.task}/{metric}") for metric, tally in self._hits.items()]
         if len(self._nll):
-            figures.append(self._nll.figure(f"{self.task}/perplexity", percent=False, exponential=True))
+            figures.append(self._nll.figure(f"{self.task}/perplexity", percent=False, link="exp"))
         return figures
 
     def _baseline(self, judge: Judge, record: Record) -> tuple[float, ...]:

@@ -55,5 +55,5 @@ class Chat:
             raise ConfigError(f"{self.task}: no row of the test set has an assistant's turn. Expected 'messages'.")
         return [
             self._hits.figure(f"{self.task}/token_accuracy"),
-            self._nll.figure(f"{self.task}/perplexity", percent=False, exponential=True),
+            self._nll.figure(f"{self.task}/perplexity", percent=False, link="exp"),
         ]

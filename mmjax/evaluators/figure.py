@@ -20,18 +20,18 @@ class Scores(NamedTuple):
       ids: [N] of the rows, unique.
       units: [N]; rows of equal units are drawn together (a picture, or what the record's `key` says).
       sums, weights: [N] float64. Of 4 questions about a picture 3 right: 3 and 4.
-      exponential: the value is exp of the ratio (perplexity).
+      link: the value is the ratio (""), or its "exp" (perplexity) or "root" (root of the mean squared error).
     """
 
     ids: np.ndarray
     units: np.ndarray
     sums: np.ndarray
     weights: np.ndarray
-    exponential: bool = False
+    link: str = ""
 
     def value(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The figure's value for (resampled) totals."""
-        return np.exp(sums / weights) if self.exponential else sums / weights
+        return {"": np.asarray, "exp": np.exp, "root": np.sqrt}[self.link](sums / weights)
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ class Tally:
         self._units.append(str(record.get("key") or name))
         self._rows.append((weight, score, *baselines))
 
-    def figure(self, name: str, *, percent: bool = True, exponential: bool = False) -> Figure:
-        """exponential: the value is exp of the ratio (perplexity), and less is better."""
+    def figure(self, name: str, *, percent: bool = True, link: str = "") -> Figure:
+        """link: see `Scores`; with one, less is better."""
         columns = np.array(self._rows, np.float64)
         ids, first, row = np.unique(np.array(self._ids, object), return_index=True, return_inverse=True)
         units = np.array(self._units, object)
         weights, sums = by_cluster(columns[:, :2], row).T
         order = np.argsort(first)
-        scores = Scores(ids[order], units[first][order], sums[order], weights[order], exponential)
+        scores = Scores(ids[order], units[first][order], sums[order], weights[order], link)
         total, own, *others = columns.sum(axis=0)
         value = float(scores.value(own, total))
         drawn = resample(by_cluster(columns, units))
@@ -127,7 +127,7 @@ class Tally:
         interval = quantiles(resampled)
         if not self._names:
             return Figure(name, value, int(round(total)), None, "", interval, percent, None, scores)
-        best = int(np.argmin(others) if exponential else np.argmax(others))
+        best = int(np.argmin(others) if link else np.argmax(others))
         gain = quantiles(resampled - scores.value(drawn[:, 2 + best], drawn[:, 0]))
         baseline = float(scores.value(others[best], total))
         return Figure(name, value, int(round(total)), baseline, self._names[best], interval, percent, gain, scores)
@@ -170,7 +170,7 @@ def pages(evaluator: Evaluator) -> dict[str, Any]:
 
 
 def as_json(figures: Sequence[Figure]) -> dict[str, dict[str, Any]]:
-    """{"task/metric": {"value", "n", "baseline", "baseline_name", "interval", "gain", "percent", "exponential"}}.
+    """{"task/metric": {"value", "n", "baseline", "baseline_name", "interval", "gain", "percent", "link"}}.
 
     Shares stay between 0 and 1.
     """
@@ -183,7 +183,7 @@ def as_json(figures: Sequence[Figure]) -> dict[str, dict[str, Any]]:
             "interval": None if figure.interval is None else [float(x) for x in figure.interval],
             "gain": None if figure.gain is None else [float(x) for x in figure.gain],
             "percent": figure.percent,
-            "exponential": bool(figure.scores and figure.scores.exponential),
+            "link": figure.scores.link if figure.scores else "",
         }
         for figure in figures
     }

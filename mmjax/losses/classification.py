@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -28,10 +30,33 @@ def masked_sum(terms: jax.Array, valid: jax.Array) -> SumWeight:
 
 
 def cross_entropy(
-    logits: jax.Array, labels: jax.Array, valid: jax.Array | None = None, *, label_smoothing: float = 0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    weights: jax.Array | None = None,
 ) -> SumWeight:
-    """Cross-entropy of one label of C. logits: [B, C]; labels: [B] int, below 0 is ignored; valid: [B] bool."""
-    return masked_sum(cross_entropy_terms(logits, labels, label_smoothing), _labelled(labels, valid))
+    """Cross-entropy of one label of C. logits: [B, C]; labels: [B] int, below 0 is ignored; valid: [B] bool.
+
+    weights: [B], how much a row counts, in the sum and in the weight; None is 1 for each.
+    """
+    terms, counted = cross_entropy_terms(logits, labels, label_smoothing), _labelled(labels, valid)
+    if weights is None:
+        return masked_sum(terms, counted)
+    return masked_sum(weights * terms, counted)[0], masked_sum(weights, counted)[0]
+
+
+def balanced(counts: Sequence[int]) -> tuple[float, ...]:
+    """Class weights N / (C * n_c) of class counts n_c, as scikit-learn's "balanced"; 0 for a class without rows."""
+    present, total = sum(n > 0 for n in counts), sum(counts)
+    return tuple(total / (present * n) if n else 0.0 for n in counts)
+
+
+def mixed(x: jax.Array, shares: jax.Array) -> jax.Array:
+    """Mixup (Zhang et al., 2018): each row with the one before it. x: [B, ...]; shares: [B], of a row's own part."""
+    shares = shares.reshape(-1, *[1] * (x.ndim - 1))
+    return shares * x + (1.0 - shares) * jnp.roll(x, 1, axis=0)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, valid: jax.Array | None = None) -> SumWeight:

@@ -74,6 +74,8 @@ class TransformerConfig:
       rope_theta: base of the rotary positions, where the tower's `position` is "rope".
       drop_path: share of rows that skip a residual branch in the last block; it grows linearly from 0 in the first
         (Huang et al., 2016).
+      adapter: width of a bottleneck after each sub-layer (Houlsby et al., 2019), 0 for none. It is the identity at the
+        start, so that it can be put into a trained stack.
       remat: what the backward pass keeps: all ("none"), only each block's input ("full"), matmul outputs ("dots"), or
         those without batch dimensions ("dots_no_batch").
       scan: run the blocks as one `lax.scan`: compiles once for all, at the price of stacking the parameters in the
@@ -97,6 +99,7 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     dropout: float = 0.0
     drop_path: float = 0.0
+    adapter: int = 0
     remat: str = choice("none", *POLICIES)
     scan: bool = False
 
@@ -128,7 +131,7 @@ class TransformerConfig:
         """Called by `config.build`."""
         if self.size:
             self.sized(where)
-        for name in ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim"):
+        for name in ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim", "adapter"):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"{where}.{name}: found {getattr(self, name)}, expected 1 or more, or 0 to derive it."
@@ -237,6 +240,34 @@ class MLP(nn.Module):
         return dense(x.shape[-1], kernel_axes=("mlp", "embed"), bias_axes=("embed",), name="down")(hidden)
 
 
+class Adapter(nn.Module):
+    """x + up(gelu(down(x))) through a narrow layer; up is zero at the start (Houlsby et al., 2019, fig. 2)."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, N, D] -> [B, N, D]."""
+        down = Dense(
+            self.width,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            kernel_axes=("embed", None),
+            bias_axes=(None,),
+            name="down",
+        )
+        up = Dense(
+            x.shape[-1],
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            kernel_axes=(None, "embed"),
+            bias_axes=("embed",),
+            name="up",
+        )
+        return x + up(ACTIVATIONS["gelu_tanh"](down(x)))
+
+
 class Block(nn.Module):
     """One layer: self-attention, optionally a reading of the memory, MLP.
 
@@ -273,6 +304,8 @@ class Block(nn.Module):
         def residual(x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, gate: str = "") -> jax.Array:
             norm = Norm(c, self.dtype, name=name)
             out = branch(norm(x) if c.norm_first else x)
+            if c.adapter:
+                out = Adapter(c.adapter, self.dtype, name=name.removesuffix("norm") + "adapter")(out)
             if gate:
                 value = self.param(gate, nn.with_logical_partitioning(nn.initializers.zeros, ()), ())
                 out = out * jnp.tanh(value).astype(out.dtype)

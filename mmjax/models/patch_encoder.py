@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,6 +75,14 @@ class Patches(NamedTuple):
     segments: jax.Array | None = None
 
 
+def normalise(pixels: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """[..., 3] uint8 -> float32 with mean and std of each channel (of pixels in [0, 1]) taken off; float stays."""
+    if pixels.dtype != jnp.uint8:
+        return pixels
+    mean, std = (jnp.asarray(v, jnp.float32) * 255 for v in (mean, std))
+    return (pixels.astype(jnp.float32) - mean) / std
+
+
 class PatchEncoder(nn.Module):
     """Pictures -> tokens in reading order (row by row, from the top left), and one vector a picture.
 
@@ -134,11 +143,8 @@ class PatchEncoder(nn.Module):
         return tokens, Pool(how, c, self.dtype, name="pool")(tokens, packed=packed)
 
     def _normalised(self, pixels: jax.Array) -> jax.Array:
-        """[..., 3] -> the same in the compute type; uint8 with mean and std of each channel taken off."""
-        if pixels.dtype == jnp.uint8:
-            mean, std = (jnp.asarray(v, jnp.float32) * 255 for v in (self.mean, self.std))
-            pixels = (pixels.astype(jnp.float32) - mean) / std
-        return pixels.astype(self.dtype)
+        """[..., 3] -> the same in the compute type; see `normalise`."""
+        return normalise(pixels, self.mean, self.std).astype(self.dtype)
 
     def _convolutions(self, image: jax.Array, c: PatchEncoderConfig) -> jax.Array:
         """[B, H, W, 3] -> [B, H/p, W/p, D]: log2(p) convolutions that halve the sides and double the channels to D."""

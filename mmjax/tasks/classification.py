@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.config import choice
+from mmjax.errors import ConfigError, did_you_mean
 from mmjax.evaluators import Evaluator
 from mmjax.evaluators.classification import Accuracy
 from mmjax.evaluators.mean_average_precision import MeanAveragePrecision
-from mmjax.losses.classification import accuracy, cross_entropy, sigmoid_cross_entropy
+from mmjax.losses.classification import accuracy, balanced, cross_entropy, mixed, sigmoid_cross_entropy
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import HeadSpec
+from mmjax.models.patch_encoder import normalise
 from mmjax.tasks.task import SumWeight, Task
 
 
@@ -27,12 +30,40 @@ class Classification(Task):
     Attributes:
       labels: "one" a picture (softmax over the classes), or "many" (a yes or no for each class: sigmoid).
       label_smoothing: share of the target spread over all classes; with "many", over yes and no.
+      class_weights: how much rows of each class count in training: "balanced" (N / (C n_c)), or {label: weight}, 1 for
+        a label left out. Only with "one".
+      mixup: alpha of the Beta distribution of shares at which pictures and targets are mixed in training; 0 is off. The
+        mixed pictures are encoded for this task alone, beside those of other tasks on its stream.
     """
 
     labels: str = choice("one", "many")
     label_smoothing: float = 0.0
+    class_weights: Any = ""
+    mixup: float = 0.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder"})
+
+    def check(self, where: str) -> None:
+        weights = self.class_weights
+        if weights and self.labels == "many":
+            raise ConfigError(f"{where}.class_weights: found {weights!r}, expected none with labels='many'.")
+        if isinstance(weights, str) and weights not in ("", "balanced"):
+            raise ConfigError(f"{where}.class_weights: found '{weights}', expected 'balanced' or {{label: weight}}.")
+        if self.mixup < 0:
+            raise ConfigError(f"{where}.mixup: found {self.mixup}, expected 0 or more.")
+
+    def prepared(self, processor: Any) -> Classification:
+        """`class_weights` becomes a number a class, in the order of the head."""
+        if not self.class_weights or isinstance(self.class_weights, tuple):
+            return self
+        if self.class_weights == "balanced":
+            return dataclasses.replace(self, class_weights=balanced(processor.label_counts))
+        for label in self.class_weights:
+            if label not in processor.labels:
+                near = did_you_mean(label, processor.labels)
+                raise ConfigError(f"config.tasks.{self.name}.class_weights: no label '{label}'.{near}")
+        weights = tuple(float(self.class_weights.get(label, 1.0)) for label in processor.labels)
+        return dataclasses.replace(self, class_weights=weights)
 
     @property
     def features(self) -> frozenset[str]:
@@ -45,16 +76,43 @@ class Classification(Task):
         return forward.head(self.name, forward.image().pooled)
 
     def loss(self, forward: Forward) -> dict[str, SumWeight]:
-        logits, batch = self._logits(forward), forward.batch
-        smoothing = self.label_smoothing if forward.train else 0.0
         if self.labels == "many":
-            targets = batch["labels"] * (1.0 - smoothing) + smoothing / 2
-            return {"loss": sigmoid_cross_entropy(logits, targets, batch["valid"] & batch["labels_valid"])}
+            return self._loss_of_many(forward)
+        batch, train = forward.batch, forward.train
         labels = jnp.where(batch["valid"], batch["label"], -1)
-        return {
-            "loss": cross_entropy(logits, labels, label_smoothing=smoothing),
-            "accuracy": accuracy(logits, labels),
-        }
+        smoothing = self.label_smoothing if train else 0.0
+        weights = jnp.ones(labels.shape)
+        if train and self.class_weights:
+            weights = jnp.asarray(self.class_weights, jnp.float32)[jnp.maximum(labels, 0)]
+        if not (train and self.mixup):
+            logits = self._logits(forward)
+            loss = cross_entropy(logits, labels, label_smoothing=smoothing, weights=weights)
+            return {"loss": loss, "accuracy": accuracy(logits, labels)}
+        logits, shares = self._mixed_logits(forward, labels >= 0)
+        parts = [(labels, shares * weights), (jnp.roll(labels, 1), (1.0 - shares) * jnp.roll(weights, 1))]
+        parts = [cross_entropy(logits, wanted, label_smoothing=smoothing, weights=w) for wanted, w in parts]
+        return {"loss": tuple(map(sum, zip(*parts, strict=True))), "accuracy": accuracy(logits, labels)}
+
+    def _loss_of_many(self, forward: Forward) -> dict[str, SumWeight]:
+        batch, smoothing = forward.batch, self.label_smoothing if forward.train else 0.0
+        valid = batch["valid"] & batch["labels_valid"]
+        targets = batch["labels"] * (1.0 - smoothing) + smoothing / 2
+        if not (forward.train and self.mixup):
+            return {"loss": sigmoid_cross_entropy(self._logits(forward), targets, valid)}
+        logits, shares = self._mixed_logits(forward, valid)
+        return {"loss": sigmoid_cross_entropy(logits, mixed(targets, shares), valid)}
+
+    def _mixed_logits(self, forward: Forward, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits [B, C] of pictures each mixed with the one before it, and shares [B] of their own part. A row is whole
+        where one of the two has no target.
+        """
+        shares = jax.random.beta(forward.rng(f"{self.name}/mixup"), self.mixup, self.mixup, valid.shape)
+        shares = jnp.where(valid & jnp.roll(valid, 1), shares, 1.0)
+        model, image = forward.model, forward.batch["image"]
+        if image.ndim != 4:
+            raise ConfigError(f"config.tasks.{self.name}.mixup: takes one picture of one size a row.")
+        batch = {**forward.batch, "image": mixed(normalise(image, model.mean, model.std), shares)}
+        return self._logits(Forward(model, forward.params, batch, forward.rng("mixup"), train=True)), shares
 
     def predict(self, forward: Forward) -> dict[str, jax.Array]:
         logits = self._logits(forward)

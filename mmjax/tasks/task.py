@@ -27,6 +27,7 @@ KINDS = {
     "captioning": "mmjax.tasks.captioning:Captioning",
     "vqa": "mmjax.tasks.vqa:VQA",
     "classification": "mmjax.tasks.classification:Classification",
+    "regression": "mmjax.tasks.regression:Regression",
     "chat": "mmjax.tasks.chat:Chat",
 }
 
@@ -75,6 +76,10 @@ class Task:
     def heads(self, processor: Processor) -> Sequence[HeadSpec]:
         """Heads that the model must build for it."""
         return ()
+
+    def prepared(self, processor: Processor) -> Task:
+        """The task as training uses it: with what it must know of the training set."""
+        return self
 
     def loss(self, forward: Forward) -> dict[str, SumWeight]:
         """{name: (sum, weight)} over the batch; the key `loss` is minimised, the others are logged."""

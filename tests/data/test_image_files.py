@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from mmjax.data.image_files import CAUSES, PictureError, decode, decode_region, examine
+from mmjax.data.image_files import CAUSES, PictureError, decode, decode_box, decode_region, examine
 
 LIMIT = 10**7
 
@@ -222,6 +222,41 @@ def test_a_region_is_cut_out_of_a_jpeg(subsampling, mode):
         expected = whole[top : top + height, left : left + width]
         assert pixels.shape == expected.shape
         assert (pixels != expected).mean() < 0.1 and np.abs(pixels - expected).mean() < 2  # colours at the border
+
+
+@pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0", "4:4:0", "progressive", "grey", "png", "turned"])
+def test_a_box_is_what_decoding_all_gives_there_to_the_bit(kind):
+    rng = np.random.default_rng(0)
+    noisy = np.asarray(photo(128, 160)) // 2 + rng.integers(0, 128, (128, 160, 3), np.uint8)
+    options = {"quality": 90, "subsampling": {"4:4:4": 0, "4:2:2": 1, "4:4:0": 1}.get(kind, 2)}
+    options |= {"progressive": True} if kind == "progressive" else {}
+    if kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    drawn = Image.fromarray(noisy).convert("L" if kind == "grey" else "RGB")
+    data = encode(drawn, "PNG") if kind == "png" else encode(drawn, "JPEG", **options)
+    if kind == "4:4:0":  # PIL writes none. The blocks of one 4:2:2 stand for as many of such a one
+        frame = data.index(b"\xff\xc0")
+        assert data[frame + 11] == 0x21
+        data = data[: frame + 11] + b"\x12" + data[frame + 12 :]
+    picture = examine(data, LIMIT)
+    whole = decode(picture)
+    height, width, _ = whole.shape
+    boxes = [(0, 0, height, width), (height - 1, width - 1, 1, 1), (0, width - 3, 2, 3), (31, 17, 16, 16)]
+    for _ in range(60):
+        h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
+        boxes.append((int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), int(h), int(w)))
+    for top, left, h, w in boxes:
+        assert np.array_equal(decode_box(picture, (top, left, h, w)), whole[top : top + h, left : left + w])
+
+
+def test_a_box_of_a_damaged_jpeg_is_judged_as_all_of_it():
+    data = encode(photo(200, 200), "JPEG")
+    frame = data.index(b"\xff\xc4")
+    broken = examine(data[: frame + 6] + b"\xff" * 14 + data[frame + 20 :], LIMIT)
+    for read in (decode, lambda picture: decode_box(picture, (9, 9, 50, 50))):
+        with pytest.raises(PictureError):
+            read(broken)
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(300, 1), (100, 2), (50, 4), (20, 8), (26, 4)])

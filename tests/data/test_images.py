@@ -52,7 +52,7 @@ def keys(count: int) -> np.ndarray:
 
 
 def drawn(count: int, augment: Augment) -> np.ndarray:
-    return draws(keys(count), 4, augment, np.ones(count, bool))
+    return draws(keys(count), 4, augment)
 
 
 @pytest.mark.parametrize("path", ["evaluation", "training"])
@@ -178,11 +178,11 @@ def test_a_box_that_never_fits_falls_back_to_the_centre():
 def test_draws_of_a_row_do_not_depend_on_its_batch():
     augment = Augment(crop_area=(0.5, 1.0), flip=True, brightness=0.2, contrast=0.3)
     whole = drawn(64, augment)
-    assert np.array_equal(draws(keys(64)[[40, 3]], 4, augment, np.ones(2, bool)), whole[[40, 3]])
+    assert np.array_equal(draws(keys(64)[[40, 3]], 4, augment), whole[[40, 3]])
     assert 0.8 <= whole[:, 1].min() < whole[:, 1].max() <= 1.2
     assert 0.7 <= whole[:, 2].min() < whole[:, 2].max() <= 1.3
     assert 15 < whole[:, 0].sum() < 49  # half of 64
-    assert not draws(keys(64), 4, augment, np.zeros(64, bool))[:, 0].any()
+    assert not drawn(64, Augment(crop_area=(0.5, 1.0)))[:, 0].any()
 
 
 @pytest.mark.parametrize("path", ["exact", "fast"])

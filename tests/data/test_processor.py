@@ -183,9 +183,9 @@ def test_only_words_for_sides_forbid_a_flip(text, expected):
 def test_flips_are_drawn_only_where_no_text_names_a_side():
     processor = fit(ProcessorConfig(augment=Augment(flip=True)))
     records = [{"texts": ["a dog"]}, {"texts": ["a dog", "left of it"]}] * 100
-    flips = processor.picture_draws(records, keys(range(200)))[:, 0]
-    assert 30 < flips[::2].sum() < 70
-    assert not flips[1::2].any()
+    assert [processor.augment_of(record).flip for record in records] == [True, False] * 100
+    assert 70 < processor.picture_draws(keys(range(200)))[:, 0].sum() < 130
+    assert not fit(ProcessorConfig()).augment_of(records[0]).flip
 
 
 def test_a_feature_that_no_record_has_is_refused_with_what_there_is():

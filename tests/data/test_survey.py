@@ -42,7 +42,7 @@ def test_every_row_of_every_source_is_counted_once():
     assert found.fields == {"texts": 2, "label": 1, "qa": 1, "labels": 1, "messages": 2}
     assert found.captions == ["one", "two", *["three"] * 5] and found.questions == ["what?", "where?"]
     assert found.answers == {"red": 1, "here": 1}
-    assert (found.label, found.labels) == ({"cat"}, {"dog", "owl"})
+    assert (found.label, found.labels) == ({"cat": 1}, {"dog", "owl"})
     assert [name for name, _ in found.chats] == ["a, row 2 (2)", "b, row 1 (4)"]
     assert found.several == (1, "b, row 1 (4)")
 
@@ -66,3 +66,12 @@ def test_what_is_missing_or_cannot_be_is_said_with_the_sources():
         Survey.of([B]).expect("labels")
     with pytest.raises(ConfigError, match="no feature 'smell'. Expected some of image, text"):
         found.expect("smell")
+
+
+def test_labels_are_numbers_only_where_all_of_them_are():
+    numbers = Memory([{"id": str(i), "label": text} for i, text in enumerate(("1.5", "-2e1", "3"))], "n")
+    found = Survey.of([numbers])
+    found.expect("value")
+    assert found.numbers == [1.5, -20.0, 3.0]
+    with pytest.raises(ConfigError, match=r"n, row 3 \(3\): 'nan' is no number"):
+        Survey.of([Memory([*numbers, {"id": "3", "label": "nan"}], "n")]).expect("value")

@@ -19,10 +19,10 @@ def test_json_holds_shares_under_the_figures_name():
     assert json.loads(text) == {
         "vqa/accuracy": {
             "value": 0.873, "n": 9673, "baseline": 0.453, "baseline_name": "question only", "interval": [0.861, 0.884],
-            "gain": [0.41, 0.43], "percent": True, "exponential": False,
+            "gain": [0.41, 0.43], "percent": True, "link": "",
         },
         "a/b": {"value": 0.5, "n": 2, "baseline": None, "baseline_name": "", "interval": None, "gain": None,
-                "percent": True, "exponential": False},
+                "percent": True, "link": ""},
     }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_a_figure_is_the_ratio_of_sums_beside_the_better_baseline():
     assert (figure.value, figure.n, figure.baseline, figure.baseline_name) == (0.5, 8, 0.5, "majority")
     assert figure.scores.ids.tolist() == ["a", "b", "c"]  # as they came
     assert figure.scores.sums.tolist() == [1, 2, 1] and figure.scores.weights.tolist() == [2, 2, 4]
-    less = tally([("a", "", 2, 2.0, 3.0, 4.0)], "x", "y").figure("t/p", percent=False, exponential=True)
+    less = tally([("a", "", 2, 2.0, 3.0, 4.0)], "x", "y").figure("t/p", percent=False, link="exp")
     assert (less.value, less.baseline_name) == (pytest.approx(np.e), "x")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax.losses.classification import accuracy, cross_entropy, sigmoid_cross_entropy
+from mmjax.losses.classification import accuracy, balanced, cross_entropy, mixed, sigmoid_cross_entropy
 
 ROWS, CLASSES = 6, 5
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, CLASSES)).astype(np.float32) * 3
@@ -61,3 +61,27 @@ def test_bf16_logits_are_summed_in_float32():
     loss, weight = cross_entropy(logits, LABELS)
     assert loss.dtype == weight.dtype == jnp.float32
     np.testing.assert_allclose(loss, cross_entropy(logits.astype(jnp.float32), LABELS)[0], rtol=1e-6)
+
+
+def test_row_weights_give_the_weighted_mean_of_the_terms():
+    weights = np.array([1.0, 3.0, 9.0, 0.5, 9.0, 2.0])
+    loss, weight = cross_entropy(LOGITS, LABELS, VALID, weights=weights)
+    terms = np.log(np.exp(LOGITS.astype(np.float64)).sum(-1)) - LOGITS[np.arange(ROWS), np.maximum(LABELS, 0)]
+    rows = [0, 1, 3, 5]
+    np.testing.assert_allclose(loss / weight, np.average(terms[rows], weights=weights[rows]), rtol=1e-5)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    y = np.repeat([0, 1, 2], [5, 1, 14])
+    np.testing.assert_allclose(balanced([5, 1, 14]), compute_class_weight("balanced", classes=np.arange(3), y=y))
+    assert balanced([2, 0, 2]) == (1.0, 0.0, 1.0)
+
+
+def test_mixed_rows_are_sums_with_the_row_before():
+    x, shares = np.arange(12.0).reshape(3, 2, 2), np.array([1.0, 0.25, 0.5])
+    out = mixed(x, shares)
+    np.testing.assert_allclose(out[0], x[0])
+    np.testing.assert_allclose(out[1], 0.25 * x[1] + 0.75 * x[0])
+    np.testing.assert_allclose(out[2], 0.5 * (x[2] + x[1]))

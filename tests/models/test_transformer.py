@@ -11,7 +11,7 @@ import pytest
 
 from mmjax.config import build
 from mmjax.errors import ConfigError
-from mmjax.models.block import rotate
+from mmjax.models.block import Block, rotate
 from mmjax.models.sizes import size_of
 from mmjax.models.transformer import Tokens, Transformer, TransformerConfig
 
@@ -271,3 +271,20 @@ def test_sizes_are_those_of_the_papers():
     assert (sized.width, sized.depth, sized.heads, sized.head_dim, sized.mlp_dim) == (1024, 2, 16, 64, 4096)
     own = TransformerConfig(width=128).sized()
     assert (own.heads, own.mlp_dim) == (2, 512)
+
+
+def test_adapters_are_the_identity_at_the_start_and_then_a_bottleneck_after_each_sub_layer():
+    config, x = dataclasses.replace(CONFIG, adapter=4), jax.random.normal(jax.random.key(1), (2, 5, 8))
+    plain, adapted = Block(CONFIG), Block(config)
+    start = jax.jit(lambda key: nn.unbox(adapted.init(key, x)["params"]))(jax.random.key(0))
+    params = noisy({n: p for n, p in start.items() if not n.endswith("adapter")})
+    new = {n: p for n, p in start.items() if n.endswith("adapter")}
+    assert new.keys() == {"attention_adapter", "mlp_adapter"} and new["mlp_adapter"]["down"]["kernel"].shape == (8, 4)
+    apply = lambda block, p: np.asarray(block.apply({"params": p}, x)[0])  # noqa: E731
+    assert np.array_equal(apply(adapted, {**params, **new}), apply(plain, params))
+    params["mlp"] = jax.tree.map(jnp.zeros_like, params["mlp"])  # what is left is x + attention
+    moved = {**new, "attention_adapter": noisy(new["attention_adapter"])}
+    down, up = (moved["attention_adapter"][n] for n in ("down", "up"))
+    h = apply(plain, params) - x
+    expected = x + h + jax.nn.gelu(h @ down["kernel"] + down["bias"]) @ up["kernel"] + up["bias"]
+    np.testing.assert_allclose(apply(adapted, {**params, **moved}), expected, atol=1e-5)

@@ -2,12 +2,15 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from mmjax.config import build
 from mmjax.errors import ConfigError
 from mmjax.evaluators.mean_average_precision import MeanAveragePrecision
+from mmjax.models.forward import Forward
+from mmjax.models.patch_encoder import normalise
 from mmjax.tasks import Task
 from mmjax.tasks.classification import Classification
 
@@ -47,3 +50,58 @@ def test_the_feature_follows_the_kind_of_labels():
     assert build(Task, {"kind": "classification"}, "config.tasks.a").features == {"image", "label"}
     with pytest.raises(ConfigError, match="config.tasks.a.labels: found 'several', expected one of one, many"):
         build(Task, {"kind": "classification", "labels": "several"}, "config.tasks.a")
+
+
+class Blank:
+    """Stands in for the model: logits are sums over parts of the pictures, so that mixed pictures give mixed logits."""
+
+    mean, std = (0.0,) * 3, (1.0,) * 3
+
+
+def row_forward(train, labels, seed=0):
+    draw = np.random.default_rng(0)
+    batch = {"image": draw.integers(0, 255, (len(labels), 3, 1, 3), np.uint8), "label": np.array(labels),
+             "valid": np.ones(len(labels), bool)}  # fmt: skip
+    return Forward(Blank(), {}, batch, jax.random.key(seed), train)
+
+
+@pytest.fixture
+def blank(monkeypatch):
+    def logits(self, forward):
+        return normalise(forward.batch["image"], Blank.mean, Blank.std)[:, :, 0].sum(-1) * 3
+
+    monkeypatch.setattr(Classification, "_logits", logits)
+
+
+def test_weights_of_classes_are_those_named_or_balanced_and_only_in_training(blank):
+    processor = types.SimpleNamespace(labels=("cat", "dog", "owl"), label_counts=(6, 3, 0))
+    task = build(Task, {"kind": "classification", "class_weights": {"dog": 5}}, "config.tasks.a").prepared(processor)
+    assert task.class_weights == (1.0, 5.0, 1.0)
+    plain = Classification(name="a")
+    loss, weight = task.loss(row_forward(True, [0, 1]))["loss"]
+    one, two = (plain.loss(row_forward(True, x))["loss"][0] for x in ([0, -1], [-1, 1]))
+    assert float(loss) == pytest.approx(float(one + 5 * two), rel=1e-6) and weight == 6
+    judged = task.loss(row_forward(False, [0, 1]))["loss"]
+    assert float(judged[0]) == pytest.approx(float(one + two), rel=1e-6) and judged[1] == 2
+    assert Classification(name="a", class_weights="balanced").prepared(processor).class_weights == (0.75, 1.5, 0.0)
+    with pytest.raises(ConfigError, match="config.tasks.a.class_weights: no label 'dogs'. Did you mean 'dog'?"):
+        Classification(name="a", class_weights={"dogs": 2}).prepared(processor)
+    with pytest.raises(ConfigError, match="found 'even', expected 'balanced'"):
+        build(Task, {"kind": "classification", "class_weights": "even"}, "config.tasks.a")
+
+
+def test_mixup_mixes_pictures_and_targets_alike_and_is_seeded(blank):
+    task, labels = Classification(name="a", mixup=0.4), [0, 2, -1, 1, 2]
+    loss, weight = task.loss(row_forward(True, labels))["loss"]
+    forward = row_forward(True, labels)
+    shares = np.array(jax.random.beta(forward.rng("a/mixup"), 0.4, 0.4, (5,)))
+    shares[[2, 3]] = 1  # no target there, or before it
+    x = forward.batch["image"].astype(float) / 255
+    x = np.stack([s * x[i] + (1 - s) * x[i - 1] for i, s in enumerate(shares)])[:, :, 0].sum(-1) * 3
+    logs = x - np.log(np.exp(x).sum(-1, keepdims=True))
+    expected = -sum(shares[i] * logs[i, labels[i]] + (1 - shares[i]) * logs[i, labels[i - 1]] for i in (0, 1, 3, 4))
+    assert float(loss) == pytest.approx(expected, rel=1e-4) and float(weight) == pytest.approx(4)
+    assert float(task.loss(row_forward(True, labels))["loss"][0]) == float(loss)
+    assert float(task.loss(row_forward(True, labels, seed=1))["loss"][0]) != float(loss)
+    plain = Classification(name="a").loss(row_forward(False, labels))["loss"]
+    assert task.loss(row_forward(False, labels))["loss"] == plain  # nothing is mixed in evaluation

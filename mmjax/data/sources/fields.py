@@ -15,7 +15,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "text": ("caption", "captions", "text", "texts", "sentence", "sentences", "title", "comment", "alt_text"),
     "question": ("question", "prefix"),
     "answer": ("answer", "answers", "suffix"),
-    "label": ("label", "labels", "class", "category"),
+    "label": ("label", "labels", "class", "category", "value"),
 }  # fmt: skip
 EXPECTED = (
     "an image field (image, filepath, file_name, ...) and captions (caption, text, title, ...), question with answer, "
@@ -30,8 +30,8 @@ def meaning(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """What the columns of a table, or the fields of an object, are -> ({what it is here: its name}, names left aside).
 
-    Names count without their case and the blanks around them. What is called `image` is the picture where other names
-    (`filename`, `path`) could be it too.
+    Names count without their case and the blanks around them. What is called `image` or `label` is that where other
+    names (`filename`, `path`; `value`) could be it too.
 
     Args:
       fields: {what it is here: its name}, over the guess.
@@ -44,8 +44,8 @@ def meaning(
         if key in fields:
             continue
         options = [name for name in names if _plain(name) in aliases and name not in found.values()]
-        if key == "image":
-            options = [name for name in options if _plain(name) == "image"] or options
+        if key in ("image", "label"):
+            options = [name for name in options if _plain(name) == key] or options
         if len(options) > 1:
             raise ConfigError(
                 f"{where}: both '{options[0]}' and '{options[1]}' could be the {key}. Expected one of them; remove the "
