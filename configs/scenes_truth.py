@@ -21,14 +21,17 @@ def get_config() -> ConfigDict:
         "tokenizer": {"kind": "bpe", "vocab_size": 384},
         "length": 40,
         "question_length": 16,
+        "captions": 1,
         "questions": 6,
     }
     config.model = {
         "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "pool": "mean"},
         "text_encoder": {"width": 128, "depth": 2, "heads": 4, "pool": "mean"},
         "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4, "pool": "mean"},
+        "decoder": {"width": 128, "depth": 2, "heads": 4, "memory": "cross_attention"},
     }
-    config.tasks = {"vqa": {"answer": "class"}}
+    # A bit a sentence says little of what is where: captions of the same pictures teach the patch encoder to see.
+    config.tasks = {"vqa": {"answer": "class"}, "captioning": {"judge": "mmjax.data.scenes:caption_is_right"}}
     # Muon leaves the question-only plateau within 50 steps; AdamW (1e-3 to 3e-3) was still on it after 200.
     config.optimizer = {
         "name": "muon",
