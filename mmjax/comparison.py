@@ -194,7 +194,7 @@ def _compare_runs(before: Path, after: Path, overrides: Mapping[str, str]) -> in
     from mmjax.trained import open_trained, sets_to_judge
 
     new = open_trained(after, "best", overrides)
-    old = open_trained(before, "best", {k: v for k, v in overrides.items() if not k.startswith("data")})
+    old = open_trained(before, "best", {k: v for k, v in overrides.items() if k.split(".")[0] in ("eval", "mesh")})
     data = assemble.open_data(new.config)
     sets = sets_to_judge(new.config, data)
     shared = {name: task for name, task in old.config.tasks.items() if name in new.config.tasks}

@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,71 @@ class PredictionFile:
                 out.write(dumps({**item, "scores": scored.get(item["id"], {})}) + "\n")
         os.replace(ready, self.path)
         self._partial.unlink()
+
+
+class Results:
+    """The lines of results, in memory or in a file that a killed run has begun.
+
+    Attributes:
+      done: ids of the rows that have a line.
+      failed: lines with an error.
+    """
+
+    def __init__(self, file: Path | None, about: Mapping[str, Any]):
+        """about: of the model and the request, kept beside the file: lines of two requests are not mixed."""
+        self.done, self.failed, self._lines, self._file, self._path = set(), 0, [], None, file
+        if file is None:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".request.json")
+        if file.exists() and file.stat().st_size:
+            self._check(beside, about)
+            self._take_up(file)
+        else:
+            beside.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        self._file = file.open("a", encoding="utf-8")
+
+    def _check(self, beside: Path, about: Mapping[str, Any]) -> None:
+        before = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+        for key, value in about.items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"--out: '{self._path}' holds results of another run: {key} was {before.get(key)!r}, is {value!r}. "
+                    "Give another file, or remove it."
+                )
+
+    def _take_up(self, file: Path) -> None:
+        with file.open("rb+") as lines:
+            whole = 0
+            for line in lines:
+                if not line.endswith(b"\n"):  # a killed run left half of it
+                    break
+                item = json.loads(line)
+                whole += len(line)
+                self.done.add(item["id"])
+                self.failed += "error" in item
+            lines.truncate(whole)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """One more line."""
+        self.done.add(line["id"])
+        self.failed += "error" in line
+        if self._file:
+            self._file.write(dumps(line) + "\n")
+            self._file.flush()
+        else:
+            self._lines.append(line)
+
+    def first(self, count: int) -> list[Mapping[str, Any]]:
+        """The first lines that hold no error."""
+        if self._path is None:
+            return [line for line in self._lines if "error" not in line][:count]
+        with self._path.open(encoding="utf-8") as lines:
+            return list(islice((item for item in map(json.loads, lines) if "error" not in item), count))
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
 
 
 def read_figures(path: Path) -> list[Figure]:
