@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-RESAMPLES, FLIPS = 1000, 10_000
+RESAMPLES, GROUPS, FLIPS = 1000, 10_000, 10_000
 _CELLS = 4_000_000  # drawn numbers held at a time: 32 MB
 
 
@@ -20,11 +20,15 @@ def resample(columns: np.ndarray, *, seed: int = 0, times: int = RESAMPLES) -> n
     """Column sums of `times` draws of N rows with replacement. [N, k] -> [times, k].
 
     Equal rows are drawn together, by how often: the same distribution, and for right or wrong answers a handful of
-    binomial numbers in place of N indices.
+    binomial numbers in place of N indices. More than GROUPS different rows are first added up in so many groups at
+    random, which leaves the variance as it is.
     """
-    columns = np.asarray(columns, np.float64)
+    columns, random = np.asarray(columns, np.float64), np.random.default_rng(seed)
     kinds, counts = np.unique(columns, axis=0, return_counts=True)
-    random, count = np.random.default_rng(seed), len(columns)
+    if len(kinds) > GROUPS:
+        kinds = by_cluster(columns, random.permutation(len(columns)) % GROUPS)
+        counts = np.ones(GROUPS)
+    count = int(counts.sum())
     rows = max(1, _CELLS // len(kinds))
     parts = [min(rows, times - start) for start in range(0, times, rows)]
     return np.concatenate([random.multinomial(count, counts / count, part) @ kinds for part in parts])

@@ -66,3 +66,11 @@ def test_intervals_of_many_rows_take_no_longer_than_a_blink():
     begun = time.process_time()
     bootstrap_interval(hits, clusters=np.arange(200_000) // 5)
     assert time.process_time() - begun < 1
+
+
+def test_many_different_rows_have_the_normal_interval_too():
+    scores = np.random.default_rng(0).exponential(size=30_000)
+    half = 1.96 * scores.std() / np.sqrt(30_000)
+    np.testing.assert_allclose(
+        bootstrap_interval(scores), (scores.mean() - half, scores.mean() + half), atol=0.1 * half
+    )
