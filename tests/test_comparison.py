@@ -98,7 +98,7 @@ def test_a_run_on_top_of_another_is_compared_by_itself(adapted, base, tiny_set, 
     test = f"--config.data.test.path={tiny_set / 'all.jsonl'}"
     assert cli.main(["train", "--config", str(file), "--workdir", str(workdir), test]) == 0
     assert "test: before against after" in capsys.readouterr().out
-    assert cli.main(["eval", "--workdir", str(base), test.replace("test", "eval")]) == 0
+    assert cli.main(["eval", "--workdir", str(base), f"--config.data.eval.path={tiny_set / 'all.jsonl'}"]) == 0
     told = json.loads((workdir / "eval" / "comparison.json").read_text())["test"]["classification/accuracy"]
     old = json.loads((base / "eval" / "eval.json").read_text())["figures"]["classification/accuracy"]
     assert told["before"] == pytest.approx(old["value"]) and told["rows"] == old["n"] == 20
