@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from mmjax import report, sharding
 from mmjax.data.packed import make_pipeline
 from mmjax.data.pipeline import Pipeline
-from mmjax.data.processor import Processor
+from mmjax.data.processor import Processor, picture_of
 from mmjax.data.sources import Source, at_most
 from mmjax.evaluators import Figure
 from mmjax.evaluators.figure import pages
@@ -79,7 +79,8 @@ class Evaluation:
     def pipeline(self, stream: str, source: Source) -> Pipeline:
         """Every row of the source once, in batches of `eval.batch_size`."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        size = self.config.eval.batch_size or self.config.data.batch_size(stream)
+        train = self.config.data.of_stream(stream)
+        size = self.config.eval.batch_size or train.batch_size * max(1, train.pack_rows)
         size = -(-min(size, len(source)) // ways) * ways
         return make_pipeline(
             source,
@@ -112,7 +113,7 @@ class Evaluation:
             for _ in progress(range(pipeline.steps), f"evaluate {name}", unit="batch"):
                 batch = feed.take()[0][stream]
                 losses, outputs = jax.device_get(step(params, batch))
-                small = jax.device_get({k: v for k, v in batch.items() if k != "image"})
+                small = jax.device_get({k: v for k, v in batch.items() if k not in ("image", "image_grid")})
                 valid = np.flatnonzero(small["valid"])
                 records = [source.annotations(int(row)) for row in small["row"]]
                 for row in valid:
@@ -163,12 +164,12 @@ class _Images:
     """The pictures of a batch, fetched from the device when the first of them is wanted."""
 
     def __init__(self, batch: Mapping[str, jax.Array]):
-        self._batch, self._images = batch, None
+        self._batch, self._fetched = {k: batch[k] for k in ("image", "image_grid") if k in batch}, None
 
     def __getitem__(self, row: int) -> np.ndarray:
-        if self._images is None:
-            self._images = np.asarray(jax.device_get(self._batch["image"]))
-        return self._images[row].copy()  # a view would keep the whole batch
+        if self._fetched is None:
+            self._fetched = jax.device_get(self._batch)
+        return np.array(picture_of(self._fetched, row))  # a view would keep the whole batch
 
 
 class _Worst:

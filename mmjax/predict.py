@@ -204,9 +204,8 @@ class Answers:
         if "chat" in features:
             talks = [_talk(record) for record in asked]
             batch |= processor.conversations(talks, pictures=False, reply=True)
-        blank = np.zeros_like(pictures[0])
         return batch | {
-            "image": np.stack(pictures + [blank] * empty),
+            **processor.pictures([*pictures, *[None] * empty]),
             "image_key": np.arange(self.batch_size, dtype=np.int32),
             "valid": np.arange(self.batch_size) < len(records),
         }

@@ -17,6 +17,7 @@ from mmjax.data.sources import Source
 from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config, from_mapping
+from mmjax.initialisation import pinned
 from mmjax.models.multimodal import Multimodal
 from mmjax.summary import aligned
 from mmjax.workdir import Workdir
@@ -52,9 +53,8 @@ class Trained:
         """
         config, base = self.config, self.workdir.base
         if base is not None:
-            identity = base.identity
-            path, step = str(base.path), str(identity["step"])
-            config = dataclasses.replace(config, init=dataclasses.replace(config.init, path=path, checkpoint=step))
+            init = dataclasses.replace(pinned(config.init, base.identity), path=base.identity["path"])
+            config = dataclasses.replace(config, init=init)
         params = assemble.initial_params(config, self.model, assemble.layout(self.model, self.mesh))
         return dataclasses.replace(self, config=config, params=params, step=0)
 

@@ -168,7 +168,7 @@ class Multimodal(nn.Module):
         self, image: jax.Array | Patches, mask: jax.Array | None = None, *, train: bool = False
     ) -> ImageOutput:
         """image: [B, H, W, 3] uint8, or float that is normalised already, with mask [B, N] bool, real patches; or
-        `Patches`, of packed pictures too: pooled and embedding are then [B, S, D].
+        `Patches`.
         """
         self._need("patch_encoder")
         tokens, pooled = self.patch_encoder(image, mask, train=train)
@@ -194,9 +194,9 @@ class Multimodal(nn.Module):
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
 
-    def fuse(self, text: Tokens | None, image: Tokens | None, *, packed: int = 0, train: bool = False) -> Fused:
-        """text: [B * K, L, D] or None; image: [B, N, D] or None. packed: see `Fusion`."""
-        return self.fusion(text, image, packed=packed, train=train)
+    def fuse(self, text: Tokens | None, image: Tokens | None, *, train: bool = False) -> Fused:
+        """text: [B * K, L, D] or None; image: [B, N, D] or None."""
+        return self.fusion(text, image, train=train)
 
     def decode(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmjax.decoding import generate
@@ -31,6 +32,7 @@ class Captioning(Task):
     label_smoothing: float = 0.0
     judge: str = ""
 
+    packs: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "decoder"})
 
     def check(self, where: str) -> None:
@@ -42,12 +44,15 @@ class Captioning(Task):
         return frozenset({"image", "text"})
 
     def loss(self, forward: Forward) -> dict[str, SumWeight]:
-        batch = forward.batch
-        length = batch["text"].shape[-1]
-        valid = batch["text_valid"] & batch["valid"][:, None]
-        ids = batch["text"].reshape(-1, length)
-        mask = (batch["text_mask"] & valid[..., None]).reshape(-1, length)
-        logits = forward.decode(ids, batch["text_mask"].reshape(-1, length), forward.memory()).logits
+        batch, segments = forward.batch, forward.segments("text")
+        ids = batch["text"].reshape(-1, batch["text"].shape[-1])
+        if segments is None:
+            valid = batch["text_valid"] & batch["valid"][:, None]
+            given = batch["text_mask"].reshape(ids.shape)
+            mask = (batch["text_mask"] & valid[..., None]).reshape(ids.shape)
+        else:  # the first token of a row is predicted by no other
+            given, mask = None, (segments > 0) & (segments == jnp.roll(segments, 1, axis=1))
+        logits = forward.decode(ids, given, forward.memory(), segments=segments).logits
         smoothing = self.label_smoothing if forward.train else 0.0
         return {
             "loss": next_token_loss(logits, ids, mask, label_smoothing=smoothing),

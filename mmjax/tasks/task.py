@@ -47,6 +47,7 @@ class Task:
     stream: str = ""
 
     couples_rows: ClassVar[bool] = False  # the loss of one row depends on other rows of the batch
+    packs: ClassVar[bool] = False  # its loss reads batches of packed rows (data/packing.py)
     needs: ClassVar[frozenset[str]] = frozenset()  # parts of the model: text_encoder, fusion, decoder, contrastive
 
     @staticmethod
