@@ -113,7 +113,8 @@ def _packed(batch: Mapping[str, np.ndarray], name: str, i: int, processor: Proce
         lines.append(
             line if valid else TokenLine(f"segment {place + 1}", (), masked="empty: no row, or one that cannot be read")
         )
-    return [*lines, TokenLine("rest", (), int((segments == 0).sum()))]
+    padding = int((segments == 0).sum())
+    return [*lines, TokenLine("rest", (), padding, masked="" if padding else "no padding")]
 
 
 def _text(batch: Mapping[str, np.ndarray], name: str, i: int, k: int, processor: Processor, learnt: bool) -> TokenLine:

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mmjax.data.processor import Processor
 from mmjax.doctor import versions
 from mmjax.duration import steps as duration
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, Result, write_results
+from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import MetricWriter, Progress
@@ -39,14 +39,19 @@ _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps"
                "init.path")  # fmt: skip
 
 
+Watch = Callable[[int, Mapping[str, float]], None]
+
+
 class Diverged(Exception):
     """Too many steps in a row without a finite gradient."""
 
 
-def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
+def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watch | None = None) -> int:
     """Trains to the last step of the config, resuming from the workdir's latest checkpoint. Returns the exit code.
 
-    `mapping` is the plain config that the user gave: it is saved, so that eval and predict can lay overrides on it.
+    Args:
+      mapping: the plain config that the user gave: it is saved, so that eval and predict can lay overrides on it.
+      watch: called with (step, figures) after each evaluation and its save; what it raises ends the run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(config.mesh)
@@ -76,7 +81,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         latest, state = checkpoints.restore_latest(lambda step: first.at(step).stored(first.at(step).abstract))
         plan = first.at(latest)
         state = assemble.complete(built, plan, state)
-        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data")["history"]]
+        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data").get("history", ())]
     start = int(latest or 0)
     evaluation = Evaluation(config, model, processor, mesh, data.train)
     best, early = config.checkpoint, config.train.early_stop
@@ -152,6 +157,9 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                     if figures and best.best in figures:
                         history.append((step, figures[best.best]))
                     save(step, state, figures)
+                    if watch and figures is not None:
+                        checkpoints.wait()
+                        watch(step, figures)
             if stopping:
                 checkpoints.close()
                 print(
@@ -292,12 +300,10 @@ def _evaluate(
 
     Prints the tables, and writes them and the panels into eval/, and as curves through the writer.
     """
-    results: dict[str, Result] = {
-        name + kind: evaluation.run(name + kind, stream, source, params)
-        for kind, params in kinds.items()
-        for name, (stream, source) in data.validation.items()
-    }
-    print("\n" + write_results(workdir, results, step), flush=True)
+    results: dict[str, Result] = {}
+    for kind, params in kinds.items():
+        sets = {name + kind: where for name, where in data.validation.items()}
+        results |= judge_sets(evaluation, sets, params, workdir / "eval", step)
     figures = {}
     for name, result in results.items():
         figures.update({f"{name}/{k}": v for k, v in result.scalars().items()})

@@ -114,3 +114,15 @@ def test_a_mixture_of_old_and_new_goes_on_from_a_workdir_and_is_judged_on_both(
     assert cli.main(["eval", "--workdir", str(tmp_path / "w")]) == 0
     for name in source:
         assert json.loads((tmp_path / "w" / "eval" / f"{name}.json").read_text())["figures"]
+
+
+def test_adapters_join_a_trained_stack_and_are_trained_by_their_name(small, base):
+    over = {"model": {"patch_encoder": {"adapter": 4}}, "optimizer": {"train": [".*_adapter/.*", "head_.*"]}}
+    config = from_mapping(small({**over, "init": {"path": str(base)}}))
+    data = assemble.open_data(config)
+    model = assemble.build_model(config, assemble.fit_processor(config, data))
+    plan = assemble.make_plan(config, model, data, sharding.make_mesh(config.mesh))
+    adapters = [n for n in plan.layout.shapes if "_adapter/" in n]
+    assert len(adapters) == 8 and set(plan.match.new) == set(adapters)
+    assert set(plan.trainable) == {*adapters, "head_classification/logits/kernel", "head_classification/logits/bias"}
+    assert set(plan.left_out) == set(plan.frozen) == Workdir(base).shapes.keys() - set(plan.trainable)

@@ -20,7 +20,13 @@ _EPOCH = -1  # of the shuffle before the packing: neighbours in the source are o
 
 
 def pack(sizes: np.ndarray, budget: int, rows: int, window: int = 1024) -> list[np.ndarray]:
-    """Which rows lie together in one sequence: first-fit decreasing (Johnson, 1973), a pure function of its arguments.
+    """Which rows lie together in one sequence, a pure function of its arguments.
+
+    Longest first, each row goes into the emptiest of as many sequences as there must be, or into the first that has
+    room (Johnson, 1973), whichever takes fewer sequences.
+
+    The former puts long and short rows together, which fills tokens and places alike; first fit is the tighter one
+    where tokens alone count.
 
     Args:
       sizes: [n] int, tokens of each row, none above `budget`, the tokens of a sequence.
@@ -32,20 +38,31 @@ def pack(sizes: np.ndarray, budget: int, rows: int, window: int = 1024) -> list[
     """
     sequences = []
     for start in range(0, len(sizes), window):
-        decreasing = start + np.argsort(-sizes[start : start + window], kind="stable")
-        room, places = np.full(len(decreasing), budget), np.full(len(decreasing), rows)
-        held: list[list[int]] = []
-        for row in decreasing.tolist():
-            # One sequence more than there are: an empty one takes any row.
-            open_ones = slice(len(held) + 1)
-            at = int(((room[open_ones] >= sizes[row]) & (places[open_ones] > 0)).argmax())
-            if at == len(held):
-                held.append([])
-            held[at].append(row)
-            room[at] -= sizes[row]
-            places[at] -= 1
-        sequences += [np.sort(h) for h in held]
+        own = sizes[start : start + window]
+        least = max(-(-int(own.sum()) // budget), -(-len(own) // rows))
+        emptiest, first = (_fitted(own, budget, rows, count) for count in (least, 0))
+        best = emptiest if len(emptiest) <= len(first) else first
+        sequences += [start + np.sort(held) for held in best]
     return sequences
+
+
+def _fitted(sizes: np.ndarray, budget: int, rows: int, count: int) -> list[list[int]]:
+    """Rows, longest first, each into the emptiest sequence, beginning with `count` of them; with 0 into the first that
+    has room. A row that fits into none begins another.
+    """
+    room, places = np.full(len(sizes) + 1, budget), np.full(len(sizes) + 1, rows)
+    held: list[list[int]] = [[] for _ in range(count)]
+    for row in np.argsort(-sizes, kind="stable").tolist():
+        fits = (room[: len(held)] >= sizes[row]) & (places[: len(held)] > 0)
+        if fits.any():
+            at = int((np.where(fits, room[: len(held)], -1) if count else fits).argmax())
+        else:
+            at = len(held)
+            held.append([])
+        held[at].append(row)
+        room[at] -= sizes[row]
+        places[at] -= 1
+    return [numbers for numbers in held if numbers]
 
 
 class Packing:
