@@ -142,6 +142,8 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
         vocab_size=required(text, "vocab_size", where),
         token_ids=ids(text, bos="bos_token_id", eos="sep_token_id", pad="pad_token_id"),
         contrastive="softmax" if kind == MATCHES else "",
+        # The temperature of training, which transformers leaves out.
+        dropped=("contrastive_log_scale",) if kind == MATCHES else (),
         heads={HEAD[0]: HEAD[1:]} if kind == MATCHES else {},
     )
 

@@ -101,7 +101,7 @@ def _laid(
 def _tensors(described: Described, params: Mapping[str, jax.Array], dtype: np.dtype) -> Iterator[ToWrite]:
     """Every parameter in the family's layout. ConfigError for one that has no place."""
     held = {name for tensor in described.tensors for name in tensor.ours}
-    homeless = [n for n in params if n not in held]
+    homeless = [n for n in params if n not in held and n not in described.dropped]
     if homeless:
         more = f" and {len(homeless) - 1} more" if len(homeless) > 1 else ""
         raise ConfigError(

@@ -66,6 +66,7 @@ class Described:
       vocab_size: rows of the embedding table, 0 without text.
       token_ids: what config.json calls bos, eos, pad, image, start (of the decoder); absent ones are left out.
       contrastive: "softmax" (CLIP) or "sigmoid" (SigLIP) where there is one space for pictures and texts.
+      dropped: scalars of the model that the files have no place for; they begin anew, and an export leaves them out.
       heads: {name: (outputs, source)} as of `HeadSpec`.
       labels: class names of a classifier head, in order.
     """
@@ -77,5 +78,6 @@ class Described:
     vocab_size: int = 0
     token_ids: Mapping[str, int] = field(default_factory=dict)
     contrastive: str = ""
+    dropped: tuple[str, ...] = ()
     heads: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()

@@ -52,7 +52,8 @@ def load(path: Path, image_size: tuple[int, int] | None = None) -> Loaded:
         shapes["patch_encoder/position"] = (image_size[0] // patch, image_size[1] // patch, width)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=device) for name, shape in shapes.items()}
-    return Loaded(folder, model, weights.read(wanted))
+    begun = {name: jnp.zeros(()) for name in folder.described.dropped}
+    return Loaded(folder, model, weights.read(wanted) | begun)
 
 
 def with_other_names(name: str, target: Path) -> Path:

@@ -55,7 +55,7 @@ def outputs(model, params, inputs):
         prefix = inputs.get("decoder_prefix")
         decoded = apply(ids, mask, memory, prefix=prefix, placed=placed, method="decode")
         found |= {"decoder_hidden": decoded.hidden, "decoder_logits": decoded.logits}
-    if "contrastive_log_scale" in params and "image" in inputs and "text" in inputs:
+    if model.contrastive and "image" in inputs and "text" in inputs:
         scale, bias = apply(method="contrastive_scale")
         cosines = found["image_embedding"] @ found["text_embedding"].T
         found["contrastive_logits"] = cosines * jnp.exp(scale) + bias
