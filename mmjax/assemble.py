@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,19 @@ def build_model(config: Config, processor: Processor) -> Multimodal:
         std=processor.image.std,
         tokens=token_ids(processor),
         heads=tuple(h for task in config.tasks.values() for h in task.heads(processor)),
-        contrastive=next((t.loss_kind for t in config.tasks.values() if hasattr(t, "loss_kind")), "sigmoid")
-        if "contrastive" in needs
-        else "",
+        contrastive=_space(config, needs),
         dtype=resolve_dtype(config.model.dtype, jax.default_backend()),
     )
+
+
+def _space(config: Config, needs: Collection[str]) -> str:
+    """Whose space of pictures and texts the model has: that of the task's loss, or of a tower by itself that says how
+    wide it is (CLIP's, with its projection).
+    """
+    if "contrastive" in needs:
+        return next((t.loss_kind for t in config.tasks.values() if hasattr(t, "loss_kind")), "sigmoid")
+    alone = (config.model.patch_encoder is None) != (config.model.text_encoder is None) and config.model.decoder is None
+    return "softmax" if alone and config.model.embed_dim else ""
 
 
 @dataclass(frozen=True)

@@ -367,12 +367,15 @@ def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
     Retrieval searches the whole of such a set, for a gallery may be larger. Nothing else changes.
     """
     small = plain(mapping)
+    given = small.get("init", {})
     for tower in ("patch_encoder", "text_encoder", "fusion", "decoder"):
         part = small.get("model", {}).get(tower)
+        if given.get(tower) or (given.get("path") and tower != "fusion"):
+            continue  # its sizes are those of the weights
         if isinstance(part, dict) and part.get("name", "") != "none":
             part.pop("size", None)
             part.update({"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64})
-    if small.get("model", {}).get("embed_dim"):
+    if small.get("model", {}).get("embed_dim") and not given.get("path"):
         small["model"]["embed_dim"] = 32
     tokenizer = small.setdefault("processor", {}).setdefault("tokenizer", {})
     if not tokenizer.get("path"):

@@ -213,7 +213,9 @@ def _lay_processor(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
 
 # What a config may say of a part although its weights come from elsewhere: no parameter that they hold depends on it.
 _FREE = {"size", "dropout", "drop_path", "patch_dropout", "remat", "scan", "pool", "tokens_layer", "tokens_cls"}
-_FREE_ALONE = {"memory", "connector", "prefix_attention"}  # how a language model by itself reads pictures
+# How a language model reads pictures, where its weights have nothing for that.
+_FREE_ALONE = {"memory", "connector", "prefix_attention"}
+_READS = re.compile(r"decoder/(memory_projection.*|.*/cross_.*)").fullmatch
 _SIZES = ("width", "depth", "heads", "head_dim", "kv_heads", "mlp_dim")
 
 
@@ -230,21 +232,20 @@ def lay_model(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
         said = own.get(name)
         if isinstance(given, Mapping) and (name not in own or isinstance(said, Mapping)):
             kind = next(k for k in (*typing.get_args(hints[name]), hints[name]) if dataclasses.is_dataclass(k))
-            alone = name == "decoder" and source.model.get("patch_encoder") is None
-            laid[name] = _lay_part(kind, given, said or {}, where, source.path, alone)
+            free = _FREE | (_FREE_ALONE if name == "decoder" and not any(map(_READS, source.shapes)) else set())
+            laid[name] = _lay_part(kind, given, said or {}, where, source.path, free)
         elif given is not None and name in own and build(hints[name], said, where) != given:
             raise _contradiction(where, build(hints[name], said, where), source.path, given)
     return laid
 
 
 def _lay_part(
-    kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Any, alone: bool
+    kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Any, free: set[str]
 ) -> dict[str, Any]:
     theirs = build(kind, given, str(path)).sized(str(path))
     said = {**given, **(dict.fromkeys(_SIZES, 0) if own.get("size") else {}), **own}
     ours = build(kind, said, where).sized(where)
-    free = _FREE | (_FREE_ALONE if alone else set())
-    free |= {"length"} if getattr(theirs, "position", "learned") != "learned" else set()
+    free = free | {"length"} if getattr(theirs, "position", "learned") != "learned" else free
     for field in dataclasses.fields(kind):
         old, new = getattr(theirs, field.name), getattr(ours, field.name)
         if old != new and field.name not in free:

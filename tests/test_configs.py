@@ -11,6 +11,7 @@ import pytest
 from mmjax import assemble, cli, sharding
 from mmjax.experiment import load
 from mmjax.train_step import Objective, make_train_step
+from tests.pretrained.with_processor import complete
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -18,7 +19,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory):
-    """config name -> a root folder with a few drawn pictures in the layout that the config reads."""
+    """config name -> overrides: a root folder with a few drawn pictures in the layout that the config reads, and tiny
+    folders of public weights where it begins with some.
+    """
     from mmjax.data.scenes import make_record
 
     records = [make_record("easy", "train", i, size=32) for i in range(24)]
@@ -47,7 +50,11 @@ def sets(tmp_path_factory):
         for order in range(6):
             (nlvr / "images" / "2" / f"dev-{i}-0-{order}.png").write_bytes(record["image"])
     (nlvr / "dev.json").write_text("\n".join(examples))
-    return {"easy_vqa": easy, "flickr8k": flickr, "nlvr": nlvr}
+    clip = complete("clip", tmp_path_factory.mktemp("public") / "clip", end=60)
+    llama = complete("llama", clip.parent / "llama")
+    towers = {"init.patch_encoder": str(clip), "init.decoder": str(llama)}
+    roots = {"easy_vqa": easy, "flickr8k": flickr, "warm_start": flickr, "nlvr": nlvr}
+    return {n: {"data.root": str(root), **(towers if n == "warm_start" else {})} for n, root in roots.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +63,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def overrides(file, sets):
-    return {"data.root": str(sets[file.stem])} if file.stem in sets else {}
+    return sets.get(file.stem, {})
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
@@ -111,7 +118,10 @@ PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_mmjax_command_on_the_page_parses(page):
     """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
-    text, names = page.read_text().replace("\\\n", " "), "train|eval|compare|merge|predict|tune|data|doctor"
+    text, names = (
+        page.read_text().replace("\\\n", " "),
+        "train|eval|compare|merge|predict|tune|import|export|data|doctor",
+    )
     commands = re.findall(rf"^ *(?:\$ )?(mmjax (?:{names})\b[^\n`#]*)", text, re.MULTILINE)
     inline = re.findall(rf"`(mmjax (?:{names})\b[^`]*)`", text)
     for command in [*commands, *inline]:

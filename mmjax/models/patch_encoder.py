@@ -28,6 +28,7 @@ class PatchEncoderConfig(TransformerConfig):
 
     Attributes:
       patch: side of a patch in pixels; both sides of the picture must be multiples of it.
+      cut_rim: or else the pixels at the bottom and right that fill no patch are left out (SigLIP So400m/14 at 384).
       stem: "linear" (one projection a patch) or "conv" (3x3 convolutions of stride 2, then 1x1: Xiao et al., 2021).
       stem_bias: the patch projection has a bias (CLIP's has none).
       position: "learned" (a grid of the training size, resampled bilinearly for others) or "sincos" (2-D, fixed; MoCo
@@ -41,6 +42,7 @@ class PatchEncoderConfig(TransformerConfig):
     """
 
     patch: int = 16
+    cut_rim: bool = False
     stem: str = choice("linear", "conv")
     stem_bias: bool = True
     position: str = choice("learned", "sincos")
@@ -147,7 +149,8 @@ class PatchEncoder(nn.Module):
             x = project(self._normalised(image.values.reshape(*shape[:2], -1, 3)).reshape(shape))
             tokens = Tokens(x + self._positions_at(image, c).astype(self.dtype), image.mask)
         else:
-            grid = grid_of(image.shape[1:3], c.patch)
+            grid = grid_of(image.shape[1:3], c.patch, c.cut_rim)
+            image = image[:, : grid[0] * c.patch, : grid[1] * c.patch]
             image = self._normalised(image)
             if c.stem == "conv":
                 image = self._convolutions(image, c)
@@ -217,7 +220,7 @@ class PatchEncoder(nn.Module):
     def _table(self, c: PatchEncoderConfig) -> jax.Array:
         """Learned positions [h, w, D]."""
         boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, None, "embed"))
-        return self.param("position", boxed, (*grid_of(self.image_size, c.patch), c.width))
+        return self.param("position", boxed, (*grid_of(self.image_size, c.patch, c.cut_rim), c.width))
 
     def _drop_patches(self, tokens: Tokens, share: float) -> Tokens:
         """Keeps the same number of patches in each row, drawn at random; real ones before padding. Order is kept."""
@@ -259,9 +262,11 @@ def check_patches(patches: Patches, c: PatchEncoderConfig) -> None:
         )
 
 
-def grid_of(size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Patches down and across a picture of `size` = (height, width) pixels."""
+def grid_of(size: tuple[int, int], patch: int, cut_rim: bool = False) -> tuple[int, int]:
+    """Patches down and across a picture of `size` = (height, width). ConfigError for a rim that is not to be cut."""
     height, width = size
+    if cut_rim and min(size) >= patch:
+        return height // patch, width // patch
     if height % patch or width % patch or not height or not width:
         nearest = tuple(max(1, round(side / patch)) * patch for side in size)
         raise ConfigError(

@@ -16,6 +16,7 @@ from mmjax.pretrained.settings import (
     Setting,
     demand,
     ids,
+    patches,
     read_settings,
     required,
     side,
@@ -49,7 +50,7 @@ POSITION_IDS = {r"(.*\.)?position_ids": "counts 0, 1, 2, ..."}
 def vision_settings(config: Mapping[str, Any], where: str = WHERE) -> dict[str, Any]:
     """The picture tower. ConfigError where it is none of ours."""
     demand(config, {"num_channels": 3}, where)
-    return read_settings(VISION, config, where) | VISION_OURS | {"patch": side(config, "patch_size", where)}
+    return read_settings(VISION, config, where) | VISION_OURS | patches(config, where)
 
 
 def vision_table(depth: int, patch: int) -> Table:

@@ -17,6 +17,7 @@ from mmjax.pretrained.settings import (
     Setting,
     as_size,
     demand,
+    patches,
     read_settings,
     required,
     side,
@@ -66,13 +67,13 @@ def mlp_dim(width: int, ratio: float, gated: bool) -> int:
 def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Described:
     demand(config, {"num_channels": 3})
     classifies = CLASSIFIER in (config.get("architectures") or ())
-    patch, size = side(config, "patch_size"), side(config, "image_size")
-    model = read_settings(SETTINGS, config) | OURS | {"patch": patch}
+    size = side(config, "image_size")
+    model = read_settings(SETTINGS, config) | OURS | patches(config)
     model["mlp_dim"] = mlp_dim(model["width"], required(config, "mlp_ratio"), model["gated"])
     own = read_settings((Setting("hidden_act", "activation", ACTIVATIONS),), config)
     model["activation"] = "silu" if model["gated"] else own["activation"]
     body = (
-        *vit.embeddings(patch),
+        *vit.embeddings(model["patch"]),
         *layers(
             (*vit.qkv(config["qkv_bias"]), *LAYER, *_mlp(model["gated"], keys)),
             model["depth"],

@@ -15,8 +15,9 @@ from mmjax.pretrained.family import Described
 from mmjax.pretrained.settings import ACTIVATIONS
 
 PARTS = ("patch_encoder", "text_encoder", "sound_encoder", "fusion", "decoder")
-# How a run computes or regularises, not what the weights mean; sizes are compared, not the name of a size.
-OF_THE_RUN = {"size", "dtype", "dropout", "drop_path", "patch_dropout", "remat", "scan"}
+# How a run computes or regularises, not what the weights mean; sizes are compared, not the name of a size, and whether
+# there is a rim to be cut follows from them.
+OF_THE_RUN = {"size", "dtype", "dropout", "drop_path", "patch_dropout", "remat", "scan", "cut_rim"}
 
 
 def parts(model: Multimodal, *names: str) -> tuple[Any, ...]:
@@ -105,10 +106,13 @@ def _differences(described: Described, model: Multimodal) -> Iterator[str]:
     checked = {
         "image_size": model.config.patch_encoder and model.image_size,
         "vocab_size": model.tokens.vocab_size if reads else 0,
-        "contrastive": model.contrastive,
+        # Of one tower alone only the projection is there, whatever the loss.
+        "contrastive": model.contrastive if {"patch_encoder", "text_encoder"} <= has.keys() else "",
     }
+    if bool(model.contrastive) != bool(described.contrastive):
+        yield f"the projection would {'be lost' if model.contrastive else 'appear'}"
     for name, ours in checked.items():
-        if ours != getattr(described, name):
+        if ours and ours != getattr(described, name):
             yield f"{name} is {ours!r}, and would be {getattr(described, name)!r}"
     heads = {h.name: (h.outputs, h.source) for h in model.heads}
     if heads != dict(described.heads):

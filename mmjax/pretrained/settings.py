@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 WHERE = "config.json"
+_HISTORY = {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}  # how a file came to be
 
 
 class Setting(NamedTuple):
@@ -104,6 +105,12 @@ def side(config: Mapping[str, Any], key: str, where: str = WHERE) -> int:
     return height
 
 
+def patches(config: Mapping[str, Any], where: str = WHERE) -> dict[str, Any]:
+    """Side of a patch, and whether pictures have a rim that fills none: torch's convolution leaves it out."""
+    patch = side(config, "patch_size", where)
+    return {"patch": patch, "cut_rim": any(s % patch for s in pair(config, "image_size", where))}
+
+
 def as_size(size: tuple[int, int]) -> int | list[int]:
     """(height, width) as config.json says it: a square by its side."""
     return size[0] if size[0] == size[1] else list(size)
@@ -141,7 +148,7 @@ def check_spellings(raw: Mapping[str, Any], where: str = WHERE) -> None:
             )
     for part in ("text_config", "vision_config"):
         old, new = raw.get(f"{part}_dict") or {}, raw.get(part) or {}
-        for key in sorted(old.keys() & new.keys()):
+        for key in sorted((old.keys() & new.keys()) - _HISTORY):
             if old[key] != new[key]:
                 raise ConfigError(
                     f"{where}: {part}.{key}: found {new[key]!r} there, and {old[key]!r} in {part}_dict. Expected the "

@@ -10,7 +10,7 @@ from mmjax.pretrained import clip
 from mmjax.pretrained.exporting import classes, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import JOINED, LINEAR, Patches, Same
-from mmjax.pretrained.settings import WHERE, demand, read_settings, required, side, write_settings
+from mmjax.pretrained.settings import WHERE, demand, patches, read_settings, required, side, write_settings
 from mmjax.pretrained.tables import Table, layers, linear, norm, prefix_of, same, under
 
 NAME = "siglip"
@@ -35,7 +35,7 @@ def vision_settings(config: Mapping[str, Any], where: str = WHERE) -> dict[str, 
     """The picture tower. ConfigError where it is none of ours."""
     demand(config, {"num_channels": 3}, where)
     pool = "attention" if config.get("vision_use_head", True) else "none"
-    return read_settings(clip.VISION, config, where) | {"patch": side(config, "patch_size", where), "pool": pool}
+    return read_settings(clip.VISION, config, where) | patches(config, where) | {"pool": pool}
 
 
 def vision_table(settings: Mapping[str, Any]) -> Table:

@@ -9,7 +9,7 @@ from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained.exporting import classes, label_names, labels_of, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import Patches, Positions
-from mmjax.pretrained.settings import ENCODER, Setting, as_size, demand, pair, read_settings, side, write_settings
+from mmjax.pretrained.settings import ENCODER, Setting, as_size, demand, pair, patches, read_settings, write_settings
 from mmjax.pretrained.tables import Table, holds, layers, linear, norm, prefix_of, same, under
 
 NAME = "vit"
@@ -49,10 +49,9 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     classifies = "ViTForImageClassification" in (config.get("architectures") or ())
     prefix = prefix_of(keys, "vit.", classifies)
     pooled = not classifies and holds(keys, f"{prefix}pooler.dense.weight", config.get("has_pooler", True))
-    patch = side(config, "patch_size")
-    model = read_settings(SETTINGS, config) | OURS | {"patch": patch, "pooler": "tanh" if pooled else "none"}
+    model = read_settings(SETTINGS, config) | OURS | patches(config) | {"pooler": "tanh" if pooled else "none"}
     body = (
-        *embeddings(patch),
+        *embeddings(model["patch"]),
         *layers((*qkv(config["qkv_bias"]), *LAYER), model["depth"], "encoder.layer.{}.", "transformer", "layers.{}."),
         *norm("layernorm", "transformer/final_norm"),
         *(linear("pooler.dense", "pooler") if pooled else ()),

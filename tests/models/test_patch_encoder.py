@@ -86,6 +86,16 @@ def test_patch_dropout_keeps_the_share_and_only_in_training():
     assert bool(kept.mask.all())
 
 
+def test_a_rim_that_fills_no_patch_is_not_read():
+    encoder, params = make((10, 15), cut_rim=True)
+    assert params["position"].shape == (2, 3, 8)
+    image = pixels(1, 10, 15, 3)
+    tokens, _ = encoder.apply({"params": params}, image)
+    cut, _ = encoder.apply({"params": params}, image.at[:, 8:].set(7).at[:, :, 12:].set(9))
+    np.testing.assert_array_equal(tokens.x, cut.x)
+    assert tokens.x.shape == (1, 6, 8)
+
+
 def test_sizes_that_do_not_divide_are_errors():
     encoder, params = make()
     with pytest.raises(ConfigError, match="4 does not divide the picture size 8 x 10"):

@@ -9,8 +9,24 @@ from pathlib import Path
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pretrained"
 WORDS = (
     *("a", "an", "photo", "of", "red", "green", "blue", "yellow", "orange", "purple", "circle", "square", "triangle"),
-    *("star", "cross", "is", "the", "there", "what", "which", "where", "above", "below", "left", "right", "big"),
-    *("small", "dog", "cat", "one", "two", "three", "colour", "shape", "and", "with", "no", "yes", "in", "on"),
+    *("star", "heart", "is", "the", "there", "what", "where", "above", "below", "left", "right", "at", "top", "bottom"),
+    *(
+        "how",
+        "many",
+        "shapes",
+        "are",
+        "color",
+        "shape",
+        "?",
+        "center",
+        "dog",
+        "dogs",
+        "one",
+        "two",
+        "three",
+        "no",
+        "yes",
+    ),
 )
 SPECIAL = ("<pad>", "<bos>", "<unk>")
 
@@ -25,7 +41,7 @@ def tokenizer_json(size: int, *, bos: bool = True, eos: bool = True, end: int | 
     vocabulary |= {f"<spare_{i}>": i for i in range(len(vocabulary), size) if i != end} | {"<eos>": end}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*SPECIAL, "<eos>")])
     before, after = "<bos> " if bos else "", " <eos>" if eos else ""
     backend.post_processor = processors.TemplateProcessing(
