@@ -69,9 +69,9 @@ def compare(loaded, inputs, truths, prefix=""):
     with jax.default_matmul_precision("highest"):
         found = jax.jit(functools.partial(outputs, loaded.model))(loaded.params, inputs)
     text = loaded.model.config.text_encoder
-    masks = (
-        {} if text is None or text.read_padding else {k: inputs["text_mask"] for k in ("text_tokens", "fused_tokens")}
-    )
+    masks = {}
+    if "text_mask" in inputs and text and not text.read_padding:
+        masks = dict.fromkeys(("text_tokens", "fused_tokens"), inputs["text_mask"])
     if loaded.model.config.decoder:
         masks |= dict.fromkeys(("decoder_hidden", "decoder_logits"), prompt(loaded.model, inputs)[1])
     differences = {}
