@@ -10,6 +10,7 @@ from typing import Any
 from mmjax.config import merge, nest, plain
 from mmjax.errors import ConfigError
 from mmjax.pretrained.family import Described
+from mmjax.pretrained.processing import chat_template
 from mmjax.tasks import Task
 
 _BATCH = 32  # rows of a batch in `mmjax eval`
@@ -32,7 +33,7 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     whole = {
         "data": {},
         "init": {"path": path},
-        "tasks": tasks_of(source.folder.described),
+        "tasks": tasks_of(source.folder.described, bool(chat_template(source.folder))),
         "train": {"steps": 1},
         "eval": {"batch_size": _BATCH},
     }
@@ -46,6 +47,8 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     found = initialisation.match(config.init, source, placed.shapes)
     params = assemble.initial_params(config, model, placed)
     print(found.text(path, placed.shapes))
+    if chat_template(source.folder) and "chat_template" not in source.settings:
+        print("its chat template is carried along, not read: conversations have the marks of processor.chat_template.")
     source.carry(workdir)
     # From here on the workdir stands by itself: nothing is read from the folder any more.
     mapping = {k: v for k, v in mapping.items() if k != "init"}
@@ -61,8 +64,8 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     return 0
 
 
-def tasks_of(described: Described) -> dict[str, dict[str, Any]]:
-    """What such a model can do as it is: {task: its settings}."""
+def tasks_of(described: Described, talks: bool) -> dict[str, dict[str, Any]]:
+    """What such a model can do as it is: {task: its settings}. talks: the folder says how conversations are written."""
     has = set(described.model)
     has |= {"contrastive"} if described.contrastive and {"patch_encoder", "text_encoder"} <= has else set()
     wanted: dict[str, dict[str, Any]] = (
@@ -70,5 +73,6 @@ def tasks_of(described: Described) -> dict[str, dict[str, Any]]:
     )
     wanted |= {name: {} for name in described.heads}
     wanted |= {"captioning": {}} if "text_encoder" not in has else {}
+    wanted |= {"chat": {}} if talks and "image" in described.token_ids else {}
     made = {name: Task.from_config(settings, f"config.tasks.{name}") for name, settings in wanted.items()}
     return {name: wanted[name] for name, task in made.items() if task.needs <= has}

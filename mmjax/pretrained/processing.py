@@ -12,6 +12,7 @@ from mmjax.pretrained.folder import Folder
 PICTURES = ("preprocessor_config.json", "processor_config.json")
 TEXTS = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "bpe_simple_vocab*.txt*")
+_VICUNA = {"user": "USER:", "assistant": "ASSISTANT:"}  # how LLaVA marks turns, which our template can say
 _METHODS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 # Rows of a table without a token: what published tables are padded by. More of them are another model's vocabulary.
 _SPARE, _SPARE_SHARE = 1024, 0.03
@@ -89,9 +90,21 @@ def text_settings(folder: Folder) -> dict[str, Any]:
     if "start" in described.token_ids and described.token_ids["start"] != tokenizer.bos:
         config["start"] = tokenizer.backend.id_to_token(described.token_ids["start"])
     settings: dict[str, Any] = {"tokenizer": config, "clean": _cleaning(folder, told)}
+    template = chat_template(folder)
+    if all(marker in template for marker in _VICUNA.values()):
+        settings["chat_template"] = dict(_VICUNA)
     if described.contrastive:  # such towers are trained on texts padded to that length
         settings["length"] = described.model["text_encoder"]["length"] + (0 if bos else 1)
     return settings
+
+
+def chat_template(folder: Folder) -> str:
+    """The jinja source that says how conversations are written; "" where there is none."""
+    file = folder.path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8")
+    told = folder.json("chat_template.json").get("chat_template") or folder.json(TEXTS).get("chat_template") or ""
+    return told if isinstance(told, str) else ""  # some name several
 
 
 def open_vocabulary(folder: Folder, settings: Mapping[str, Any]) -> Tokenizer:

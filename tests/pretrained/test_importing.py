@@ -58,6 +58,20 @@ def test_a_classifier_names_its_classes(folder, picture, tmp_path, capsys):
     assert "LABEL_" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("template", "read"), [("USER: {{ x }} ASSISTANT:", True), ("<|im_start|>{{ x }}<|im_end|>", False)]
+)
+def test_a_chat_template_is_read_or_said_to_be_carried(template, read, folder, tmp_path, picture, capsys):
+    source = shutil.copytree(folder("llava"), tmp_path / "f")
+    (source / "chat_template.jinja").write_text(template)
+    assert imported(source, tmp_path / "w") == 0
+    assert ("is carried along, not read" in capsys.readouterr().out) != read
+    config = json.loads((tmp_path / "w" / "config.json").read_text())
+    assert (config["processor"]["chat_template"]["assistant"] == "ASSISTANT:") == read
+    asked = ["predict", "--workdir", str(tmp_path / "w"), "--image", str(picture), "--question", "what is there ?"]
+    assert not read or cli.main(asked) == 0
+
+
 def test_eval_reads_an_imported_workdir_without_a_training_set(folder, tiny_set, tmp_path, capsys):
     assert imported(folder("clip"), tmp_path / "w") == 0
     asked = [
