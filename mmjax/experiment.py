@@ -65,8 +65,11 @@ class DataConfig:
         return streams
 
     def of_stream(self, stream: str) -> SourceConfig:
-        """The first source of a stream, whose keys of `_OF_STREAM` are those of all."""
-        return next(source for source in self.train.values() if source.stream == stream)
+        """The first source of a stream, whose keys of `_OF_STREAM` are those of all; the defaults where no set is trained
+        on, as of an imported model.
+        """
+        found = (source for source in self.train.values() if source.stream == stream)
+        return next(found) if self.train else SourceConfig()
 
     def batch_size(self, stream: str) -> int:
         """Rows of a stream in a step, or packed sequences."""
