@@ -207,7 +207,7 @@ def _lay_processor(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     theirs = plain(build(ProcessorConfig, source.settings, str(source.path)))
     for key, (old, new) in differences(theirs, laid).items():
         if key in flatten(source.settings):
-            print(f"config.processor.{key}: {new!r} in place of {old!r}, which {source.path} has")
+            print(f"config.processor.{key}: {old!r} -> {new!r} overrides the source's")
     return laid
 
 

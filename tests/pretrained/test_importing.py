@@ -123,7 +123,7 @@ def test_positions_are_resized_for_pictures_of_another_size(folder, tmp_path, ca
     assert imported(folder("clip"), tmp_path / "old") == 0
     assert imported(folder("clip"), tmp_path / "new", "processor.image.size=30") == 0
     said = capsys.readouterr().out
-    assert "positions resized from 3 x 3 to 5 x 5" in said and "config.processor.image.size: 30 in place of 18" in said
+    assert "positions resized from 3 x 3 to 5 x 5" in said and "config.processor.image.size: 18 -> 30 overrides" in said
     old, new = (open_trained(tmp_path / w, "latest", {}) for w in ("old", "new"))
     table = np.asarray(old.params["patch_encoder/position"])
     np.testing.assert_allclose(new.params["patch_encoder/position"], resize_positions(table, (5, 5)), atol=1e-6)
