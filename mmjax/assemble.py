@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from mmjax import duration, initialisation, optim, sharding
+from mmjax.data import layouts
 from mmjax.data.mixture import Mixture
 from mmjax.data.packed import make_pipeline, packed_processor
 from mmjax.data.pipeline import Pipeline
@@ -143,6 +144,11 @@ class Layout:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     shardings: Mapping[str, NamedSharding]
 
+    @property
+    def merged(self) -> list[str]:
+        """The names that a model is applied with: all but LoRA's factors."""
+        return [n for n in self.shapes if not lora.is_factor(n)]
+
     def abstract(self, names: Iterable[str]) -> dict[str, jax.ShapeDtypeStruct]:
         """The named parameters as shapes with shardings."""
         return {
@@ -210,16 +216,20 @@ class Plan:
         return [self, *(self.next.stages if self.next else ())]
 
 
-def make_plan(config: Config, model: Multimodal, data: Data, mesh: Mesh) -> Plan:
+def make_plan(
+    config: Config, model: Multimodal, data: Data, mesh: Mesh, pipelines: Mapping[str, Pipeline] | None = None
+) -> Plan:
     """Splits the parameters by the patterns and builds the optimizer for the trainable ones, stage by stage.
 
-    Returns the first stage's; the others follow as `next`.
+    Returns the first stage's; the others follow as `next`. pipelines: say how many rows a step of packed ones takes;
+    without them it is the batch size.
     """
     placed = layout(model, mesh, config.adapt)
     source = initialisation.source_of(config.init)
     match = None if source is None else initialisation.match(config.init, source, placed.shapes)
     factors = [n for n in placed.shapes if lora.is_factor(n)]
-    rows, batch = len(data.train[config.first_stream]), config.data.batch_size(config.first_stream)
+    first = config.first_stream
+    rows, batch = len(data.train[first]), pipelines[first].rows_a_step if pipelines else config.data.batch_size(first)
     total = config.train.total_steps(batch, rows)
     plans, start, touched = [], 0, set()
     for name, stage in (config.stages or {"": StageConfig(optimizer=config.optimizer)}).items():
@@ -323,9 +333,10 @@ def weights(config: Config, plan: Plan, state: State, *, average: bool = True) -
     """The parameters that the model is applied to: averaged where there is an average, LoRA merged."""
     trained = state["ema"] if average and state["ema"] else state["params"]
     params = {**trained, **state["frozen"]}
-    if not any(map(lora.is_factor, params)):
+    names = plan.layout.merged
+    if len(names) == len(params):
         return params
-    laid = {n: h for n, h in plan.layout.shardings.items() if not lora.is_factor(n)}
+    laid = {n: plan.layout.shardings[n] for n in names}
     return sharding.jit(plan.layout.mesh, lambda p: lora.merge(p, config.adapt.scale), out_shardings=laid)(params)
 
 
@@ -337,16 +348,36 @@ def train_pipelines(
     for name in config.data.streams:
         size = config.data.batch_size(name)
         sharding.check_batch(size, config.train.accumulate, mesh, f"config.data.train ({name})")
+        features, seed = config.features_of(name), config.train.seed
+        own = config.data.of_stream(name)
+        where = "config.data.train" + (f".{name}" if len(config.data.streams) > 1 else "")
+        layout = layouts.layout_of(own, where, data.train[name], processor, features, seed)
+        if own.pack_rows:
+            _check_positions(config, name, layout)
         pipelines[name] = make_pipeline(
             data.train[name],
             processor,
-            config.features_of(name),
+            features,
             batch_size=size,
-            seed=config.train.seed,
+            seed=seed,
             train=True,
             rows=sharding.local_rows(mesh, size),
             threads=config.data.threads,
             max_bad_fraction=config.data.max_bad_fraction,
             bad_file=bad_file,
+            layout=layout,
         )
     return pipelines
+
+
+def _check_positions(config: Config, stream: str, layout: layouts.Layout) -> None:
+    """Packed rows count their positions each for itself, which a step cannot check: a longer one would be NaN."""
+    needs = frozenset().union(*(task.needs for task in config.tasks_of(stream).values()))
+    longest = int(layout.lengths.longest.max())
+    for part, wanted in (("text_encoder", {"text_encoder", "contrastive"}), ("decoder", {"decoder"})):
+        tower = getattr(config.model, part)
+        if tower and needs & wanted and tower.position in ("learned", "sincos") and tower.length < longest:
+            raise ConfigError(
+                f"config.model.{part}.length: found {tower.length} positions, but a row has {longest} tokens. Set it "
+                f"to {longest} or more."
+            )

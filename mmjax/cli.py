@@ -1,4 +1,4 @@
-"""The command line: `mmjax train|eval|predict|merge|import|export|data|doctor`.
+"""The command line: `mmjax train|eval|compare|merge|predict|tune|import|export|data|doctor`.
 
 Heavy imports happen inside the commands, so that --help answers at once.
 
@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry_run", action="store_true", help="print parameters, sharding, batch, FLOPs and memory, then stop"
     )
+    train.add_argument(
+        "--compare",
+        action="store_true",
+        help="at the end, judge the test sets before training and after it; always so with init.path and data.test",
+    )
     train.add_argument("--smoke", action="store_true", help="small widths, depth 2, one step: does it run at all?")
 
     evaluate = command(
@@ -56,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--workdir", type=Path, required=True)
     evaluate.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
+
+    compare = command(
+        "compare", _compare, "Two trained workdirs on the same test sets, or two files of predictions: what changed?"
+    )
+    compare.add_argument(
+        "--before", type=Path, help="a workdir, or a file DIR/eval/SET.jsonl; else --after as it began"
+    )
+    compare.add_argument("--after", type=Path, required=True, help="the same of the other; its test sets are judged")
 
     merged = command("merge", _merge, "Write a workdir that needs nothing else: LoRA merged, base inside.")
     merged.add_argument("--workdir", type=Path, required=True)
@@ -65,10 +78,22 @@ def _parser() -> argparse.ArgumentParser:
     predict = command("predict", _predict, "Caption, answer, rank or classify pictures with a trained workdir.")
     predict.add_argument("--workdir", type=Path, required=True)
     predict.add_argument("--checkpoint", default="best", help="'best', 'latest' or a step number")
-    predict.add_argument("--image", type=Path, nargs="+", required=True, help="picture files")
+    predict.add_argument("--image", type=Path, nargs="+", default=[], help="picture files; what is said is printed")
+    predict.add_argument("--input", default="", help="or a folder, a csv or jsonl, any set, with its own questions")
+    predict.add_argument("--root", default="", help="where relative pictures of --input are looked for")
     predict.add_argument("--question", help="asked about every picture")
     predict.add_argument("--labels", help="comma-separated texts, ranked by how well they fit each picture")
-    predict.add_argument("--out", type=Path, help="a PNG panel of pictures and predictions")
+    predict.add_argument("--out", type=Path, help="a jsonl of results; a second run goes on where it ends")
+    predict.add_argument("--panel", type=Path, help="a PNG of the first pictures and what is said of them")
+
+    tune = command("tune", _tune, "Search for hyper-parameters: trials are runs, bad ones are given up early.")
+    tune.add_argument("--config", required=True, help="as of train; override keys with --config.a.b=VALUE")
+    tune.add_argument("--workdir", type=Path, required=True, help="the search; a second run goes on with it")
+    tune.add_argument(
+        "--space", action="append", required=True, help="KEY=log:LOW:HIGH, KEY=uniform:..., KEY=int:... or KEY=A,B,C"
+    )
+    tune.add_argument("--trials", type=int, required=True, help="how many in all")
+    tune.add_argument("--metric", default="", help="as validation/vqa/accuracy; else config.checkpoint.best")
 
     imported = command("import", _import, "Read a Hugging Face folder into a workdir that every other command reads.")
     imported.add_argument("folder", metavar="HF_DIR", help="config.json, safetensors, vocabulary, ...")
@@ -130,16 +155,27 @@ def _train(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     if known.workdir is None:
         raise ConfigError("--workdir: missing. It names the folder for checkpoints, metrics and pictures.")
     try:
-        return train.train(config, mapping, known.workdir)
+        code = train.train(config, mapping, known.workdir)
     except train.Diverged as error:
         print(f"mmjax train: {error}", file=sys.stderr)
         return DIVERGED
+    if code == 0 and (known.compare or config.init.path and config.data.test):
+        from mmjax.comparison import compare_run
+
+        return compare_run(known.workdir, {}, config.data)
+    return code
 
 
 def _eval(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.trained import evaluate
 
     return evaluate(known.workdir, known.checkpoint, overrides)
+
+
+def _compare(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.comparison import compare
+
+    return compare(known.before, known.after, overrides)
 
 
 def _merge(known: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -149,11 +185,19 @@ def _merge(known: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from mmjax.predict import predict
+    from mmjax.predict import Request, predict
 
-    labels = [t.strip() for t in known.labels.split(",") if t.strip()] if known.labels else []
+    labels = tuple(t.strip() for t in known.labels.split(",") if t.strip()) if known.labels else ()
     return predict(
-        known.workdir, known.checkpoint, overrides, known.image, question=known.question, labels=labels, out=known.out
+        known.workdir,
+        known.checkpoint,
+        overrides,
+        images=known.image,
+        source=known.input,
+        root=known.root,
+        request=Request(known.question or "", labels),
+        out=known.out,
+        panel=known.panel,
     )
 
 
@@ -167,6 +211,12 @@ def _export(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.pretrained.export import export_workdir
 
     return export_workdir(known.workdir, known.checkpoint, overrides, known.out, known.dtype)
+
+
+def _tune(known: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from mmjax.tune import tune
+
+    return tune(known.config, overrides, known.workdir, known.space, known.trials, known.metric)
 
 
 def _inspect(known: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -17,11 +17,14 @@ from mmjax.errors import ConfigError, did_you_mean
 from mmjax.initialisation import InitConfig, inherit
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
+from mmjax.models.patch_encoder import check_stem
 from mmjax.optim import OptimizerConfig
 from mmjax.sharding import MeshConfig
 from mmjax.tasks import Task
 
 SETS = ("train", "validation", "test", "eval")
+_OF_TRAINING = ("pack_tokens", "pack_rows", "buckets")
+_OF_STREAM = ("batch_size", *_OF_TRAINING)  # equal in all sources of a stream
 _SOURCE_KEYS = {f.name for f in dataclasses.fields(SourceConfig)}
 
 
@@ -61,9 +64,13 @@ class DataConfig:
             streams.setdefault(source.stream, {})[name] = source
         return streams
 
+    def of_stream(self, stream: str) -> SourceConfig:
+        """The first source of a stream, whose keys of `_OF_STREAM` are those of all."""
+        return next(source for source in self.train.values() if source.stream == stream)
+
     def batch_size(self, stream: str) -> int:
-        """Rows of a stream in a step."""
-        return next(source.batch_size for source in self.train.values() if source.stream == stream)
+        """Rows of a stream in a step, or packed sequences."""
+        return self.of_stream(stream).batch_size
 
     @classmethod
     def from_config(cls, value: Any, where: str) -> DataConfig:
@@ -86,7 +93,11 @@ class DataConfig:
                     raise ConfigError(
                         f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, streams)}"
                     )
+                for key in _OF_TRAINING:
+                    if key in own:
+                        raise ConfigError(f"{where}.{group}.{key}: given, but only training does this. Leave it out.")
                 dropped = ("root", "split", "format", "fields", "prompt") if own.get("path") else ()
+                dropped = (*dropped, *_OF_TRAINING)
                 inherited = {k: v for k, v in train.get(name, streams[stream]).items() if k not in dropped}
                 sources[name] = {**tolerated, **inherited, **own, "stream": stream}
             value[group] = sources
@@ -198,7 +209,7 @@ class EvalConfig:
     every: between evaluations on the validation sets (a duration: "10%", "500 steps", "1 epoch");
       "" is only at the end.
     start: also before the first step, so that a fault in evaluation shows at once.
-    batch_size: rows a batch; 0 takes the training batch size.
+    batch_size: rows a batch; 0 takes the training batch size, of packed rows as many as its sequences have places.
     examples: pictures in the panel of predictions.
     interpolate: shares a in [0, 1] at which `mmjax eval` also judges (1 - a) * base + a * trained, the base being what
       init.path gave (WiSE-FT: Wortsman et al., 2022). What the base lacks (a new head) is as trained at every share.
@@ -244,16 +255,19 @@ class Config:
 
     def check(self, where: str) -> None:
         for name, sources in self.data.streams.items():
-            sizes = sorted({source.batch_size for source in sources.values()})
-            if sizes[0] < 1:
+            for key in _OF_STREAM:
+                values = sorted({getattr(source, key) for source in sources.values()})
+                if len(values) > 1:
+                    raise ConfigError(
+                        f"{where}.data.train: found {key} {' and '.join(map(str, values))} in the stream '{name}', "
+                        "whose sources are mixed into one batch. Expected one value."
+                    )
+            if self.data.batch_size(name) < 1:
                 raise ConfigError(
                     f"{where}.data.train.batch_size: missing for the stream '{name}'. Expected 1 or more rows."
                 )
-            if len(sizes) > 1:
-                raise ConfigError(
-                    f"{where}.data.train: found batch_size {' and '.join(map(str, sizes))} in the stream '{name}', "
-                    "whose sources are mixed into one batch. Expected one number."
-                )
+            if self.data.of_stream(name).pack_rows:
+                self._check_packing(name, where)
         for name, task in self.tasks.items():
             if task.stream and self.data.train and task.stream not in self.data.streams:
                 near = did_you_mean(task.stream, self.data.streams)
@@ -281,6 +295,23 @@ class Config:
             raise ConfigError(
                 f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream."
             )
+
+    def _check_packing(self, stream: str, where: str) -> None:
+        """Whether the sources, the tasks and the model of a packed stream can be packed."""
+        key = f"{where}.data.train.pack_rows"
+        if len(self.data.streams[stream]) > 1:
+            raise ConfigError(f"{key}: the stream '{stream}' mixes sources, which cannot be packed yet. Set it to 0.")
+        for name, task in self.tasks_of(stream).items():
+            if not task.packs:
+                raise ConfigError(
+                    f"{key}: the task '{name}' does not read packed rows. Set it to 0, or give the task a "
+                    "stream of its own."
+                )
+            if "decoder" in task.needs and self.model.decoder and self.model.decoder.memory == "prefix":
+                raise ConfigError(
+                    f"{key}: a decoder with memory 'prefix' does not read packed rows, as the task '{name}' would. Set "
+                    f"it to 0, or {where}.model.decoder.memory to 'cross_attention'."
+                )
 
     @property
     def first_stream(self) -> str:
@@ -315,7 +346,19 @@ def from_mapping(mapping: Mapping[str, Any]) -> Config:
             own = stage.get("optimizer") or {} if isinstance(stage, Mapping) else None
             laid[name] = {**stage, "optimizer": {**optimizer, **own}} if isinstance(own, Mapping) else stage
         mapping = {**mapping, "stages": laid}
-    return build_dataclass(Config, mapping, "config")
+    return _with_patches(build_dataclass(Config, mapping, "config"))
+
+
+def _with_patches(config: Config) -> Config:
+    """With the patches of native pictures as the model reads them."""
+    encoder, image = config.model.patch_encoder, config.processor.image
+    if image.aspect == "square":
+        return config
+    if encoder is None:
+        raise ConfigError("config.processor.image.aspect: 'native', but config.model.patch_encoder is none.")
+    image = image.for_patches(encoder.patch, "config.processor.image")
+    check_stem(encoder)
+    return dataclasses.replace(config, processor=dataclasses.replace(config.processor, image=image))
 
 
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:

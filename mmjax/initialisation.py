@@ -76,6 +76,11 @@ def source_of(init: InitConfig) -> Any:
     return Combined(opened)
 
 
+def pinned(init: InitConfig, base: Mapping[str, Any] | None) -> InitConfig:
+    """`init` at the checkpoint that `base`, an identity, names: a run that is read may have a better one by now."""
+    return dataclasses.replace(init, checkpoint=str(base["step"])) if base else init
+
+
 def open_source(path: str | Path, checkpoint: str = "best", where: str = f"{WHERE}.path") -> Any:
     """What `path` holds, as a source."""
     folder = Path(path)

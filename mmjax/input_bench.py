@@ -42,12 +42,14 @@ def bench(file: str, overrides: Mapping[str, str], steps: int = 100) -> int:
     ]  # fmt: skip
     stages = [("stream", "one thread, ms a batch", "", "share")]
     for stream, pipeline in pipelines.items():
+        if pipeline.layout:
+            print(f"{stream}: {pipeline.layout.describe(pipeline.batch_size, config.train.seed)}")
         each, cpu = _batch_seconds(pipeline, steps, stream)
         spent, size = stage_seconds(pipeline)
-        rows = len(pipeline.rows)
+        rows = pipeline.rows_a_step
         read = f"{size * rows / each.mean() / 1e6:,.1f}" if size else "no files"
         speeds.append(
-            (stream, str(rows), str(pipeline.threads), str(steps), f"{rows / each.mean():,.0f}",
+            (stream, f"{rows:.4g}", str(pipeline.threads), str(steps), f"{rows / each.mean():,.0f}",
              f"{1000 * cpu / rows:.2f}", read, f"{1000 * np.median(each):,.1f}",
              f"{1000 * np.percentile(each, 95):,.1f}")
         )  # fmt: skip
@@ -83,7 +85,7 @@ def stage_seconds(pipeline: Pipeline) -> tuple[dict[str, float], float]:
 
     The pipeline has made these before, so that it knows the bad rows among them.
     """
-    source, processor, spent, size = pipeline.source, pipeline.processor, {}, 0
+    source, processor, spent, size, count = pipeline.source, pipeline.processor, {}, 0, 0
 
     def add(stage: str, seconds: float) -> None:
         spent[stage] = spent.get(stage, 0.0) + seconds / _STAGED
@@ -94,6 +96,7 @@ def stage_seconds(pipeline: Pipeline) -> tuple[dict[str, float], float]:
     for step in range(_STAGED):
         rows = [row for row in pipeline.rows_at(step).tolist() if row not in pipeline.bad]
         keys = row_keys(pipeline.seed, np.zeros(len(rows), np.int64), np.array(rows, np.int64))
+        count += len(rows)
         seconds, records = _timed(lambda rows: list(map(read, rows)), rows)
         add("read", seconds)
         if images and "packed" not in records[0]:
@@ -101,7 +104,7 @@ def stage_seconds(pipeline: Pipeline) -> tuple[dict[str, float], float]:
             size += sum(len(record["image"]) for record, _ in pictures)
             add("pictures", _timed(_decode, pictures, processor)[0])
         add("texts", _timed(processor.arrays, records, keys, pipeline.features, **wanted)[0])
-    return spent, size / (_STAGED * len(pipeline.rows))
+    return spent, size / max(count, 1)
 
 
 def _decode(pictures: list[tuple[Mapping[str, Any], np.uint64]], processor: Any) -> None:

@@ -314,11 +314,14 @@ def progress(
     if _terminal(file):
         yield from _bar(file, iterable=items, total=total, unit=unit, desc=label, leave=False)
         return
-    said = time.monotonic()
+    begun = said = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - said >= every:
             said = time.monotonic()
-            print(f"{label}: {done}{f'/{total}' if total is not None else ''} {unit}", file=file, flush=True)
+            left = ""
+            if total is not None and done:
+                left = f", ETA {tqdm.format_interval((said - begun) / done * (total - done))}"
+            print(f"{label}: {done}{f'/{total}' if total is not None else ''} {unit}{left}", file=file, flush=True)
         yield item
 
 

@@ -1,8 +1,15 @@
-"""Captions, answers, rankings and classes for single pictures. Needs no TensorFlow: pictures take the PIL path."""
+"""Captions, answers, rankings and classes for pictures of a user's. Needs no TensorFlow: pictures take the PIL path.
+
+One picture or a million: batches of one shape, pictures read ahead by threads, a line of JSON a picture as soon as its
+batch is done. A second run of the same command goes on after the last line that is whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,121 +18,234 @@ import numpy as np
 
 from mmjax import report, sharding
 from mmjax.data.image_files import PictureError
+from mmjax.data.requests import Pictures, open_requests
+from mmjax.data.sources import Record, Source
 from mmjax.errors import ConfigError
+from mmjax.metrics import progress
 from mmjax.models.forward import Forward
+from mmjax.predictions import Results, UniqueIds
 from mmjax.tasks import Task
 from mmjax.train_step import nested
 from mmjax.trained import Trained, open_trained
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of every picture.
+
+    Attributes:
+      question: in place of the source's own questions; "" keeps those.
+      labels: texts to rank.
+    """
+
+    question: str = ""
+    labels: tuple[str, ...] = ()
+
+    def record(self, record: Record) -> Record:
+        """The record with what is asked of it."""
+        asked = [{"question": self.question, "answers": []}] if self.question else record.get("qa", [])
+        return {**record, "qa": asked}
 
 
 def predict(
     workdir: Path,
     checkpoint: str,
     overrides: Mapping[str, str],
-    images: Sequence[Path],
     *,
-    question: str | None = None,
-    labels: Sequence[str] = (),
+    images: Sequence[Path] = (),
+    source: str = "",
+    root: str = "",
+    request: Request,
     out: Path | None = None,
+    panel: Path | None = None,
 ) -> int:
-    """Prints what every task of the workdir that can says about each picture; `out` draws it."""
+    """Says what every task of the workdir that can says of each picture, and returns the exit code.
+
+    Args:
+      images: picture files; what is said of them is printed, and each must be readable.
+      source: or a folder, a jsonl, any set. A picture that cannot be read becomes a line with `error`.
+      root: where relative pictures of the source are looked for.
+      out: the lines as JSON; those that it already holds are not made again. Needed with `source`.
+      panel: a PNG of the first pictures with what is said of them.
+    """
+    if bool(images) == bool(source):
+        raise ConfigError("--image, --input: expected one of them: picture files, or a folder or file about pictures.")
+    if source and out is None:
+        raise ConfigError("--out: missing. With --input it names the file of results, as in --out results.jsonl.")
+    if out and out.suffix != ".jsonl":
+        raise ConfigError(f"--out: found '{out}', expected a name that ends in .jsonl. A panel of pictures is --panel.")
     for path in images:
         if not path.is_file():
             raise ConfigError(f"--image: no file '{path}'.")
+    pictures = Pictures("--image", [(str(path), path) for path in images])
+    asked = open_requests(source, root, "--input") if source else pictures
     trained = open_trained(workdir, checkpoint, overrides)
-    pictures = [read(path, trained) for path in images]
-    lines = answer(trained, np.stack(pictures), question=question, labels=labels)
-    for path, said in zip(images, lines, strict=True):
-        print(f"{path}")
-        for text in said:
-            print(f"  {text}")
+    answers = Answers(trained, request, asked)
+    about = {"step": trained.step, "processor": trained.processor.sha256, "source": asked.fingerprint}
+    results = Results(out, {**about, "question": request.question, "labels": list(request.labels)})
+    for line in answers.lines(asked, results.done):
+        if images and "error" in line:
+            raise ConfigError(f"--image: '{line['id']}' is not a picture that can be read ({line['error']}).")
+        results.add(line)
+        if images:
+            print("\n  ".join([line["id"], *words(line)]))
+    results.close()
     if out:
-        items = [report.PanelItem(p, [(t, None) for t in s]) for p, s in zip(pictures, lines, strict=True)]
-        report.panel(out, items)
-        print(f"written: {out}")
+        failed = f"; {results.failed} pictures cannot be read" if results.failed else ""
+        print(f"{out}: {len(results.done)} of {len(asked)} rows{failed}.")
+    if panel:
+        items = []
+        for line in results.first(trained.config.eval.examples):
+            picture = answers.picture(asked[line["row"]])
+            items.append(report.PanelItem(picture, [(text, None) for text in words(line)], line["id"]))
+        report.panel(panel, items)
+        print(f"written: {panel}")
     return 0
 
 
-def read(path: Path, trained: Trained) -> np.ndarray:
-    """A picture file as the model sees it in evaluation: uint8 [H, W, 3]."""
-    try:
-        return trained.processor.image_pil(path.read_bytes())
-    except (OSError, PictureError) as error:
-        raise ConfigError(f"--image: '{path}' is not a picture that can be read ({error}).") from error
+class Answers:
+    """A trained model and what is asked of it, compiled once for one shape."""
+
+    def __init__(self, trained: Trained, request: Request, source: Source):
+        self._trained, self._request = trained, request
+        counts = [len(request.record(source.annotations(i)).get("qa", ())) for i in range(len(source))]
+        self._questions = max(counts, default=0)
+        self.tasks = self._able()
+        ways = trained.mesh.shape["data"] * trained.mesh.shape["fsdp"]
+        size = trained.config.eval.batch_size or trained.config.data.batch_size(trained.config.first_stream)
+        self.batch_size = -(-min(size, len(source)) // ways) * ways
+
+        def run(params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
+            forward = Forward(trained.model, nested(params), batch, train=False)
+            outputs = {name: task.predict(forward) for name, task in self.tasks.items()}
+            return outputs, forward.scale() if any(map(_ranks, self.tasks.values())) else ()
+
+        self._run = sharding.jit(trained.mesh, run)
+
+    def _able(self) -> dict[str, Task]:
+        """The tasks that can answer the request. Raises ConfigError where there is none for a part of it."""
+        tasks, names = self._trained.config.tasks, ", ".join(self._trained.config.tasks)
+        if self._request.question and not any({"question", "chat"} & t.features for t in tasks.values()):
+            raise ConfigError(f"--question: this run has no task that answers questions. It has {names}.")
+        if self._request.labels and not any(map(_ranks, tasks.values())):
+            raise ConfigError(f"--labels: this run has no contrastive task to rank texts with. It has {names}.")
+        able = {}
+        for name, task in tasks.items():
+            asks = bool({"question", "chat"} & task.features)
+            # Matching judges given pairs; there is none here.
+            can = bool(self._request.labels) if _ranks(task) else not task.couples_rows
+            if can and (self._questions or not asks):
+                able[name] = task
+        if not able:
+            raise ConfigError("nothing to say: give --question for answers, or --labels to rank texts.")
+        return able
+
+    def picture(self, record: Record) -> np.ndarray:
+        """[H, W, 3] uint8 as the model sees it in evaluation. Raises PictureError or OSError."""
+        if not record.get("image"):
+            raise PictureError("no picture", "the row has none")
+        return self._trained.processor.image_pil(record["image"])
+
+    def lines(self, source: Source, done: Set[str]) -> Iterator[dict[str, Any]]:
+        """{"id", "row", task: what it says} or {"id", "row", "error"} for every row whose id is not in `done`."""
+        named, wanted = UniqueIds(), []
+        for row in range(len(source)):
+            record = named(source.annotations(row))
+            if record["id"] not in done:
+                wanted.append((row, record))
+        starts = range(0, len(wanted), self.batch_size)
+        with ThreadPoolExecutor(max(self._trained.config.data.threads, 1)) as pool:
+            submit = partial(pool.submit, self._read, source)
+            ahead = [submit(*one) for one in wanted[: self.batch_size]]
+            for start in progress(starts, "predict", unit="batch"):
+                batch, after = [future.result() for future in ahead], start + self.batch_size
+                ahead = [submit(*one) for one in wanted[after : after + self.batch_size]]
+                yield from self._answer(batch)
+
+    def _read(self, source: Source, row: int, record: Record) -> tuple[int, Record, np.ndarray | str]:
+        try:
+            return row, record, self.picture(source[row])
+        except (OSError, PictureError, ConfigError) as error:
+            return row, record, f"no file '{error.filename}'" if isinstance(error, FileNotFoundError) else str(error)
+
+    def _answer(self, rows: list[tuple[int, Record, np.ndarray | str]]) -> Iterator[dict[str, Any]]:
+        good = [(record, picture) for _, record, picture in rows if not isinstance(picture, str)]
+        said = iter(self._say([r for r, _ in good], [p for _, p in good]) if good else ())
+        for row, record, picture in rows:
+            told = {"error": picture} if isinstance(picture, str) else next(said)
+            yield {"id": record["id"], "row": row, **told}
+
+    def _say(self, records: list[Record], pictures: list[np.ndarray]) -> list[dict[str, Any]]:
+        records = [self._request.record(record) for record in records]
+        batch = self._batch(records, pictures)
+        outputs, scale = jax.device_get(self._run(self._trained.params, batch))
+        said: list[dict[str, Any]] = [{} for _ in records]
+        for name, task in self.tasks.items():
+            if _ranks(task):
+                shares = _shares(outputs[name], scale)
+                for row, line in enumerate(said):
+                    order = np.argsort(-shares[row], kind="stable")
+                    line[name] = {"ranking": [[self._request.labels[k], shares[row, k]] for k in order]}
+                continue
+            readable = {**batch, **task.readable(outputs[name], self._trained.processor)}
+            for row, (line, record) in enumerate(zip(said, records, strict=True)):
+                if record["qa"] or not {"question", "chat"} & task.features:
+                    line[name] = task.said(readable, row, record)
+        return said
+
+    def _batch(self, records: list[Record], pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """Filled up to the one batch size with rows that are not valid."""
+        processor, empty = self._trained.processor, self.batch_size - len(records)
+        asked = [{"id": r["id"], "qa": r["qa"], "texts": self._request.labels} for r in records] + [{}] * empty
+        features = frozenset().union(*(task.features for task in self.tasks.values()))
+        counts = {"captions": max(len(self._request.labels), 1), "questions": max(self._questions, 1)}
+        keys = np.zeros(self.batch_size, np.uint64)
+        batch = processor.arrays(asked, keys, features - {"image", "chat"}, train=False, **counts)
+        if "chat" in features:
+            talks = [_talk(record) for record in asked]
+            batch |= processor.conversations(talks, pictures=False, reply=True)
+        return batch | {
+            **processor.pictures([*pictures, *[None] * empty]),
+            "image_key": np.arange(self.batch_size, dtype=np.int32),
+            "valid": np.arange(self.batch_size) < len(records),
+        }
 
 
-def answer(trained: Trained, pictures: np.ndarray, *, question: str | None, labels: Sequence[str]) -> list[list[str]]:
-    """Lines for each of pictures [B, H, W, 3]. Raises ConfigError where no task of the run can answer the request."""
-    tasks = trained.config.tasks
-    if question and not any({"question", "chat"} & t.features for t in tasks.values()):
-        raise ConfigError(f"--question: this run has no task that answers questions. It has {', '.join(tasks)}.")
-    if labels and not any(hasattr(t, "embed") for t in tasks.values()):
-        raise ConfigError(f"--labels: this run has no contrastive task to rank texts with. It has {', '.join(tasks)}.")
-    lines: list[list[str]] = [[] for _ in pictures]
-    for task in tasks.values():
-        batch = _batch(trained, task, pictures, question, labels)
-        if batch is None:
+def words(line: Mapping[str, Any]) -> list[str]:
+    """A line of results as lines of text, for people."""
+    texts = []
+    for said in line.values():
+        if not isinstance(said, Mapping):
             continue
-        said = _say(trained, task, batch, labels)
-        for row, texts in enumerate(said):
-            lines[row] += texts
-    if not any(lines):
-        raise ConfigError("nothing to say: give --question for answers, or --labels to rank texts.")
-    return lines
+        if "ranking" in said:
+            texts += [f"{share:6.1%}  {label}" for label, share in said["ranking"]]
+        elif "answer" in said:
+            asked = said["question"] if len(said["question"]) > 1 else ["answer:"]
+            texts += [f"{question} {answer}" for question, answer in zip(asked, said["answer"], strict=True)]
+        elif "value" in said:
+            texts.append(f"{said['value']:.4g}")
+        elif "probability" in said:
+            texts.append(f"{said['label']} ({said['probability']:.0%})")
+        elif "labels" in said:
+            texts.append(", ".join(f"{name} ({p:.0%})" for name, p in said["labels"].items()) or "none of the classes")
+        else:
+            texts += [said["caption"]] if "caption" in said else said["said"]
+    return texts
 
 
-def _batch(
-    trained: Trained, task: Task, pictures: np.ndarray, question: str | None, labels: Sequence[str]
-) -> dict[str, np.ndarray] | None:
-    """The batch that a task needs, or None where what it needs was not asked."""
-    processor, rows = trained.processor, len(pictures)
-    batch: dict[str, Any] = {
-        "image": pictures,
-        "valid": np.ones(rows, bool),
-        "image_key": np.arange(rows, dtype=np.int32),
-    }
-    if hasattr(task, "embed"):
-        if not labels:
-            return None
-        ids, mask = processor.encode(labels, processor.length)
-        batch |= {"text": np.repeat(ids[None], rows, 0), "text_mask": np.repeat(mask[None], rows, 0)}
-        keys = np.repeat(np.arange(len(labels), dtype=np.int32)[None], rows, 0)
-        return batch | {"text_valid": np.ones((rows, len(labels)), bool), "text_key": keys}
-    if "question" in task.features:
-        if not question:
-            return None
-        ids, mask = processor.encode([question], processor.question_length)
-        batch |= {"question": np.repeat(ids[None], rows, 0), "question_mask": np.repeat(mask[None], rows, 0)}
-        batch |= {"question_valid": np.ones((rows, 1), bool)}
-        answer_shape = (rows, 1, processor.answer_length)
-        return batch | {"answer_text": np.zeros(answer_shape, np.int32), "answer_mask": np.zeros(answer_shape, bool)}
-    if "chat" in task.features:
-        if not question:
-            return None
-        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        asked = [{"id": "--question", "messages": [turn]}] * rows
-        return batch | processor.conversations(asked, pictures=False, reply=True)
-    if "text" in task.features:
-        if task.couples_rows:  # matching judges given pairs; there is none here
-            return None
-        return batch | {"text": np.zeros((rows, 1, processor.length), np.int32)}
-    return batch
+def _ranks(task: Task) -> bool:
+    return hasattr(task, "embed")
 
 
-def _say(trained: Trained, task: Task, batch: Mapping[str, np.ndarray], labels: Sequence[str]) -> list[list[str]]:
-    def run(params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
-        forward = Forward(trained.model, nested(params), batch, train=False)
-        return task.predict(forward), forward.scale() if hasattr(task, "embed") else ()
+def _shares(outputs: Mapping[str, np.ndarray], scale: tuple[Any, Any]) -> np.ndarray:
+    """[B, K]: softmax over the texts of the contrastive logits."""
+    logits = np.einsum("be,bke->bk", outputs["image_embedding"], outputs["text_embedding"]) * np.exp(scale[0])
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
 
-    outputs, scale = jax.device_get(sharding.jit(trained.mesh, run)(trained.params, dict(batch)))
-    if hasattr(task, "embed"):
-        similar = np.einsum("be,bke->bk", outputs["image_embedding"], outputs["text_embedding"])
-        logits = similar * np.exp(scale[0]) + scale[1]
-        share = np.exp(logits - logits.max(-1, keepdims=True))
-        share /= share.sum(-1, keepdims=True)
-        order = np.argsort(-similar, axis=-1)
-        return [[f"{share[b, k]:6.1%}  {labels[k]}" for k in order[b]] for b in range(len(similar))]
-    readable = task.readable(outputs, trained.processor)
-    if "answer" in readable:
-        return [[f"answer: {row[0]}"] for row in readable["answer"]]
-    return [[text for text, _ in task.describe(readable, row, {})] for row in range(len(batch["valid"]))]
+
+def _talk(record: Record) -> Record:
+    """The first question as a turn of the user's about the picture."""
+    question = next((qa["question"] for qa in record.get("qa", ())), "")
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    return {"id": record.get("id", ""), "messages": [{"role": "user", "content": content}]}

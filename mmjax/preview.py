@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import jax
 import numpy as np
 
 from mmjax import assemble, report, sharding
-from mmjax.data.processor import Processor
+from mmjax.data.lengths import TEXTS
+from mmjax.data.processor import Processor, picture_of
 from mmjax.errors import ConfigError
 from mmjax.experiment import Config, load
 from mmjax.report import TokenLine
@@ -33,8 +35,13 @@ def preview(file: str, overrides: Mapping[str, str], out: Path, rows: int = 8) -
         learnt = learnt_features(config, stream)
         every = ((batch, i) for batch in pipeline.batches() for i in range(len(batch["row"])))
         for batch, i in itertools.islice(every, rows):
-            row, named = int(batch["row"][i]), f"{stream}: " if len(pipelines) > 1 else ""
-            title = f"{named}row {row}  {data.train[stream].annotations(row)['id']}"
+            named = f"{stream}: " if len(pipelines) > 1 else ""
+            if batch["valid"].ndim == 2:
+                real = batch["row"][i, batch["valid"][i]].tolist()
+                title = f"{named}sequence {len(drawn) + 1}: {len(real)} rows ({', '.join(map(str, real))})"
+            else:
+                row = int(batch["row"][i])
+                title = f"{named}row {row}  {data.train[stream].annotations(row)['id']}"
             drawn.append((title, _picture(batch, i), lines_of(batch, i, processor, learnt)))
     for title, _, lines in drawn:
         print(title)
@@ -53,12 +60,27 @@ def learnt_features(config: Config, stream: str) -> frozenset[str]:
 
 
 def _picture(batch: Mapping[str, np.ndarray], i: int) -> np.ndarray | None:
-    """None where there is none to see."""
-    return batch["image"][i] if "image" in batch and batch.get("image_valid", batch["valid"])[i] else None
+    """None where there is none to see; those of a packed sequence on one sheet, in reading order."""
+    if "image" not in batch:
+        return None
+    seen = (batch["valid"] & batch.get("image_valid", True))[i]
+    pictures = [picture_of(batch, i, *place) for place in np.argwhere(seen)]
+    if len(pictures) < 2:
+        return pictures[0] if pictures else None
+    columns = math.ceil(math.sqrt(len(pictures)))
+    height, width = (2 + max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    sheet = np.full((-(-len(pictures) // columns) * height, columns * width, 3), 255, np.uint8)
+    for k, picture in enumerate(pictures):
+        top, left = k // columns * height, k % columns * width
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
 
 
 def lines_of(batch: Mapping[str, np.ndarray], i: int, processor: Processor, learnt: frozenset[str]) -> list[TokenLine]:
-    """Row i of a batch: every text in its tokens, every class by its name."""
+    """Row i of a batch: every text in its tokens, every class by its name; of a packed sequence each row's text."""
+    for name in TEXTS:
+        if f"{name}_segment" in batch:
+            return _packed(batch, name, i, processor, name in learnt)
     lines = []
     for k in range(batch["text"].shape[1] if "text" in batch else 0):
         lines.append(_text(batch, "text", i, k, processor, "text" in learnt))
@@ -77,6 +99,22 @@ def lines_of(batch: Mapping[str, np.ndarray], i: int, processor: Processor, lear
         ids, mask, supervised = (batch[name][i] for name in ("chat", "chat_mask", "chat_supervised"))
         lines.append(_tokens("chat", ids, mask, supervised, processor))
     return lines
+
+
+def _packed(batch: Mapping[str, np.ndarray], name: str, i: int, processor: Processor, learnt: bool) -> list[TokenLine]:
+    """A line a place of the sequence, and the padding at its end in the last one."""
+    ids, segments, lines = batch[name][i], batch[f"{name}_segment"][i], []
+    for place, valid in enumerate(batch["valid"][i]):
+        mine = ids[segments == place + 1]
+        supervised = np.full(len(mine), learnt) & (np.arange(len(mine)) > 0)
+        if f"{name}_supervised" in batch:
+            supervised = batch[f"{name}_supervised"][i, segments == place + 1]
+        line = _tokens(f"segment {place + 1}", mine, np.ones(len(mine), bool), supervised, processor)
+        lines.append(
+            line if valid else TokenLine(f"segment {place + 1}", (), masked="empty: no row, or one that cannot be read")
+        )
+    padding = int((segments == 0).sum())
+    return [*lines, TokenLine("rest", (), padding, masked="" if padding else "no padding")]
 
 
 def _text(batch: Mapping[str, np.ndarray], name: str, i: int, k: int, processor: Processor, learnt: bool) -> TokenLine:

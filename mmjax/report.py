@@ -19,16 +19,23 @@ INK, GREY, RIGHT, WRONG = "#1f2328", "#6e7781", "#1a7f37", "#cf222e"
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Figures one a line, in columns: figure, value, 95 % interval, baseline, n."""
-    rows = [("figure", "value", "95 % interval", "baseline", "n"), *(figure.cells() for figure in figures)]
+    """Figures one a line, in columns: figure, value, 95 % interval, baseline, value minus baseline, n.
+
+    The interval of the difference is paired: both are of the same resampled rows.
+    """
+    head = ("figure", "value", "95 % interval", "baseline", "minus baseline (95 %)", "n")
+    return columns([head, *(figure.cells() for figure in figures)], "<>><>>")
+
+
+def columns(rows: Sequence[Sequence[str]], align: str) -> str:
+    """Rows of cells as text, the first underlined; `align` has "<" or ">" for each column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    align = (str.ljust, str.rjust, str.rjust, str.ljust, str.rjust)
-    lines = ["  ".join(a(cell, w) for a, cell, w in zip(align, row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(f"{c:{a}{w}}" for a, c, w in zip(align, row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def write_json(path: str | Path, figures: Sequence[Figure], also: Mapping[str, Any] | None = None) -> None:
-    """Writes {"figures": {"task/metric": {value, n, baseline, baseline_name, interval}}, **also}."""
+    """Writes {"figures": what `as_json` makes of them, **also}."""
     text = json.dumps({**(also or {}), "figures": as_json(figures)}, indent=1, ensure_ascii=False)
     Path(path).write_text(text + "\n", "utf-8")
 
@@ -46,6 +53,16 @@ class PanelItem:
     image: np.ndarray
     lines: Sequence[tuple[str, bool | None]]
     title: str = ""
+
+
+def write_page(path: str | Path, page: str | np.ndarray) -> None:
+    """A text, or a picture [H, W, 3] uint8 as PNG."""
+    from PIL import Image
+
+    if isinstance(page, str):
+        Path(path).write_text(page.rstrip("\n") + "\n", "utf-8")
+    else:
+        Image.fromarray(page).save(path)
 
 
 def panel(path: str | Path, items: Sequence[PanelItem], *, columns: int = 4) -> None:
@@ -201,6 +218,34 @@ def curves(path: str | Path, metrics: str | Path) -> None:
         "evaluation, other": rest,
     }
     _draw(path, {title: group for title, group in groups.items() if group}, dotted=set(evaluation))
+
+
+def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """[C, C] counts, truth down and prediction across -> [H, W, 3] uint8. Shades are shares of the truth's row.
+
+    Counts stand in the cells of up to 25 classes, names at the edges of up to 100.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Page
+
+    side = float(np.clip(1.5 + 0.42 * len(names), 4, 14))
+    page = Page(figsize=(side, side), layout="constrained", dpi=100)
+    canvas, axes = FigureCanvasAgg(page), page.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    shown = range(len(names)) if len(names) <= 100 else ()
+    axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=8)
+    axes.set_yticks(shown, [names[i] for i in shown], fontsize=8)
+    if len(names) <= 25:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            axes.text(
+                j, i, counts[i, j], ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else INK
+            )
+    axes.set_xlabel("prediction", color=GREY)
+    axes.set_ylabel("truth", color=GREY)
+    axes.spines[:].set_color("#e4e7ea")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _series(lines: Sequence[Mapping[str, Any]], *, training: bool) -> Series:

@@ -74,14 +74,25 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         yield
 
 
-def jit(mesh: Mesh, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit` closed over the mesh and the rules, in whatever thread it is called; `.lower` likewise."""
+def jit(mesh: Mesh, function: Callable[..., Any], *, versions: int = 0, **options: Any) -> Callable[..., Any]:
+    """`jax.jit` closed over the mesh and the rules, in whatever thread it is called; `.lower` likewise.
+
+    Args:
+      versions: the most that may be compiled, 0 for any number. One more, for a shape that was not foreseen, is a
+        RuntimeError: a step that compiles again and again would only look slow.
+    """
     jitted = jax.jit(function, **options)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         with on_mesh(mesh):
-            return jitted(*args)
+            result = jitted(*args)
+        if versions and jitted._cache_size() > versions:
+            raise RuntimeError(
+                f"{function.__name__}: compiled {jitted._cache_size()} versions, expected at most {versions}: a shape "
+                "of its inputs varies."
+            )
+        return result
 
     def lower(*args: Any) -> Any:
         with on_mesh(mesh):

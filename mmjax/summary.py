@@ -13,24 +13,27 @@ from mmjax.optim import coverage_table
 
 if TYPE_CHECKING:
     from mmjax.assemble import Data, Plan
+    from mmjax.data.pipeline import Pipeline
     from mmjax.data.processor import Processor
     from mmjax.experiment import Config
 
 
-def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> str:
-    """Data sets, tasks, vocabulary, mesh, steps, and the table of trained parameters."""
+def run_table(config: Config, plan: Plan, data: Data, processor: Processor, pipelines: Mapping[str, Pipeline]) -> str:
+    """Data sets, tasks, vocabulary, padding, mesh, steps, and the table of trained parameters."""
     lines = []
     for name, source in data.train.items():
         tasks = ", ".join(f"{n} x{t.weight:g}" for n, t in config.tasks_of(name).items())
         lines.append(
             f"train/{name}: {len(source):,} pictures of {source.name}; batch {config.data.batch_size(name)}; {tasks}"
         )
+        if layout := pipelines[name].layout:
+            lines.append(f"train/{name}: {layout.describe(pipelines[name].batch_size, config.train.seed)}")
     for name, (stream, source) in data.validation.items():
         lines.append(f"{name} (of {stream}): {len(source):,} pictures of {source.name}")
     lines.append(f"processor {processor.sha256[:12]}: {_processor(processor)}")
     mesh = ", ".join(f"{k}={v}" for k, v in plan.layout.mesh.shape.items())
     first = config.first_stream
-    epochs = plan.total_steps * config.data.batch_size(first) / len(data.train[first])
+    epochs = plan.total_steps * pipelines[first].rows_a_step / len(data.train[first])
     lines.append(f"mesh {mesh}; {plan.total_steps:,} steps ({epochs:,.1f} epochs)")
     if plan.match:
         lines.append(plan.match.text(str(config.init), plan.layout.shapes))
@@ -45,12 +48,11 @@ def run_table(config: Config, plan: Plan, data: Data, processor: Processor) -> s
 
 
 def _processor(processor: Processor) -> str:
-    t = processor.tokenizer
-    sides = " x ".join(map(str, dict.fromkeys(processor.image.sides)))
-    parts = [
-        f"{sides} px ({processor.image.resize}, {processor.image.method})",
-        f"{t.vocab_size:,} tokens",
-    ]
+    t, image = processor.tokenizer, processor.image
+    seen = f"{' x '.join(map(str, dict.fromkeys(image.sides)))} px ({image.resize}, {image.method})"
+    if image.aspect == "native":
+        seen = f"native aspect within {image.tokens} patches of {image.patch} px ({image.method})"
+    parts = [seen, f"{t.vocab_size:,} tokens"]
     parts += [f"{len(processor.answers)} answers"] if processor.answers else []
     parts += [f"{len(processor.labels)} labels"] if processor.labels else []
     return ", ".join(parts)

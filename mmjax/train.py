@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from mmjax.data.processor import Processor
 from mmjax.doctor import versions
 from mmjax.duration import steps as duration
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, Result, write_results
+from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import MetricWriter, Progress
 from mmjax.train_step import Objective, State, make_train_step
+from mmjax.workdir import Workdir
 
 PREEMPTED = 75
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
@@ -37,35 +39,39 @@ _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps"
                "init.path")  # fmt: skip
 
 
+Watch = Callable[[int, Mapping[str, float]], None]
+
+
 class Diverged(Exception):
     """Too many steps in a row without a finite gradient."""
 
 
-def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
+def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watch | None = None) -> int:
     """Trains to the last step of the config, resuming from the workdir's latest checkpoint. Returns the exit code.
 
-    `mapping` is the plain config that the user gave: it is saved, so that eval and predict can lay overrides on it.
+    Args:
+      mapping: the plain config that the user gave: it is saved, so that eval and predict can lay overrides on it.
+      watch: called with (step, figures) after each evaluation and its save; what it raises ends the run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(config.mesh)
     data = assemble.open_data(config)
     checkpoints = Checkpointer(workdir / "checkpoints", config.checkpoint)
-    latest, history, built = checkpoints.latest_step(), [], config
+    latest, history = checkpoints.latest_step(), []
+    saved = None if latest is None else checkpoints.read_json(latest, "meta")
+    source = initialisation.source_of(initialisation.pinned(config.init, saved and saved.get("base")))
+    base = source and source.identity
+    built = dataclasses.replace(config, init=initialisation.pinned(config.init, base))
     if latest is None:
-        processor = assemble.fit_processor(config, data)
+        processor = assemble.fit_processor(built, data)
     else:
         processor = Processor.from_json(checkpoints.read_json(latest, "processor"))
-        saved = checkpoints.read_json(latest, "meta")
-        if saved.get("base"):  # the checkpoint that the run began with, though its run may have a better one by now
-            init = dataclasses.replace(config.init, checkpoint=str(saved["base"]["step"]))
-            built = dataclasses.replace(config, init=init)
-    source = initialisation.source_of(built.init)
     built = assemble.prepared(built, processor)
     model = assemble.build_model(built, processor)
-    first = plan = assemble.make_plan(built, model, data, mesh)
     pipelines = assemble.train_pipelines(config, data, processor, mesh, workdir / "bad_records.jsonl")
+    first = plan = assemble.make_plan(built, model, data, mesh, pipelines)
     meta = {"config": plain(config), "mapping": plain(mapping), "fingerprint": data.fingerprint,
-            "base": source and source.identity, "versions": versions()}  # fmt: skip
+            "base": base, "versions": versions()}  # fmt: skip
     if latest is None:
         state = assemble.initial_state(built, model, plan)
         if source is not None and jax.process_index() == 0:
@@ -75,7 +81,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         latest, state = checkpoints.restore_latest(lambda step: first.at(step).stored(first.at(step).abstract))
         plan = first.at(latest)
         state = assemble.complete(built, plan, state)
-        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data")["history"]]
+        history = [tuple(entry) for entry in checkpoints.read_json(latest, "data").get("history", ())]
     start = int(latest or 0)
     evaluation = Evaluation(config, model, processor, mesh, data.train)
     best, early = config.checkpoint, config.train.early_stop
@@ -87,20 +93,24 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         shown = {_evaluated_step(workdir, name) for name in data.validation}
         if chosen in (None, end) or shown == {chosen}:
             return
-        stage = first.at(chosen)
-        state = assemble.complete(built, stage, checkpoints.restore(chosen, stage.stored(stage.abstract)).state)
+        kept, wanted = (
+            Workdir(workdir, str(chosen), base_path=config.init.path),
+            first.layout.abstract(first.layout.merged),
+        )
+        kinds = {"": kept.read(wanted)} | ({"_raw": kept.read(wanted, average=False)} if config.train.ema else {})
+        kept.close()
         print(f"\nThe best checkpoint is that of step {chosen}; its figures are the run's:")
-        _evaluate(evaluation, data, _kinds(config, stage, state), chosen, workdir, None)
+        _evaluate(evaluation, data, kinds, chosen, workdir, None)
 
     if start >= plan.total_steps or asks_to_stop():
         print(f"{workdir}: already trained to step {start} of {plan.total_steps}. Nothing to do.")
         show_best(start)
         checkpoints.close()
         return 0
-    print(summary.run_table(built, first, data, processor))
+    print(summary.run_table(built, first, data, processor, pipelines))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
 
-    batch_size = config.data.batch_size(config.first_stream)
+    batch_size = pipelines[config.first_stream].rows_a_step
     rows = len(data.train[config.first_stream])
     in_steps = lambda text: duration(text, total=plan.total_steps, batch_size=batch_size, rows=rows)  # noqa: E731
     save_every, eval_every = (
@@ -123,12 +133,13 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
         evaluate(0, state)
 
     pending: tuple[int, Any, dict[str, str]] | None = None
-    step_fn = _step_function(built, model, plan)
+    shapes = math.prod(pipeline.shapes for pipeline in pipelines.values())
+    step_fn = _step_function(built, model, plan, shapes)
     with Feed(pipelines, mesh, start, plan.total_steps) as feed, Progress(start, plan.total_steps, batch_size) as bar:
         for step in range(start + 1, plan.total_steps + 1):
             if step > plan.stop:
                 plan = plan.next
-                state, step_fn = assemble.enter(plan, state), _step_function(built, model, plan)
+                state, step_fn = assemble.enter(plan, state), _step_function(built, model, plan, shapes)
             batch, row_sums = feed.take()
             state, out = step_fn(state, batch)
             if pending:  # the metrics of the step before are read while this one runs
@@ -146,6 +157,9 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                     if figures and best.best in figures:
                         history.append((step, figures[best.best]))
                     save(step, state, figures)
+                    if watch and figures is not None:
+                        checkpoints.wait()
+                        watch(step, figures)
             if stopping:
                 checkpoints.close()
                 print(
@@ -157,6 +171,7 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path) -> int:
                 print(f"step {step}: {early.patience} evaluations without a better {best.best}; the run ends here.")
                 break
     checkpoints.wait()
+    state = None  # makes room
     show_best(step)
     checkpoints.close()
     writer.close()
@@ -181,14 +196,15 @@ def dry_run(config: Config) -> int:
     processor = assemble.fit_processor(config, data)
     config = assemble.prepared(config, processor)
     model = assemble.build_model(config, processor)
-    plan = assemble.make_plan(config, model, data, mesh)
-    print(summary.run_table(config, plan, data, processor))
+    pipelines = assemble.train_pipelines(config, data, processor, mesh)
+    plan = assemble.make_plan(config, model, data, mesh, pipelines)
+    print(summary.run_table(config, plan, data, processor, pipelines))
     batch = {
         stream: {
             k: jax.ShapeDtypeStruct((p.batch_size, *v.shape[1:]), v.dtype, sharding=sharding.batch_sharding(mesh))
             for k, v in next(p.batches(0, 1)).items()
         }
-        for stream, p in assemble.train_pipelines(config, data, processor, mesh).items()
+        for stream, p in pipelines.items()
     }
     print(summary.sharding_table(plan))
     print(summary.batch_table(batch))
@@ -219,11 +235,13 @@ def _update(config: Config, model: Any, plan: assemble.Plan) -> Any:
     return make_train_step(objective, plan.tx, seed=config.train.seed, ema=config.train.ema)
 
 
-def _step_function(config: Config, model: Any, plan: assemble.Plan) -> Any:
-    """The update of a stage, compiled at its first call; the state that it is given is used up."""
+def _step_function(config: Config, model: Any, plan: assemble.Plan, shapes: int = 1) -> Any:
+    """The update of a stage, compiled at its first call, and for each of the `shapes` that batches have; the state that
+    it is given is used up.
+    """
     mesh = plan.layout.mesh
     laid = plan.shardings, sharding.replicated(mesh)
-    return sharding.jit(mesh, _update(config, model, plan), donate_argnums=0, out_shardings=laid)
+    return sharding.jit(mesh, _update(config, model, plan), versions=shapes, donate_argnums=0, out_shardings=laid)
 
 
 def _log(
@@ -282,12 +300,10 @@ def _evaluate(
 
     Prints the tables, and writes them and the panels into eval/, and as curves through the writer.
     """
-    results: dict[str, Result] = {
-        name + kind: evaluation.run(name + kind, stream, source, params)
-        for kind, params in kinds.items()
-        for name, (stream, source) in data.validation.items()
-    }
-    print("\n" + write_results(workdir, results, step), flush=True)
+    results: dict[str, Result] = {}
+    for kind, params in kinds.items():
+        sets = {name + kind: where for name, where in data.validation.items()}
+        results |= judge_sets(evaluation, sets, params, workdir / "eval", step)
     figures = {}
     for name, result in results.items():
         figures.update({f"{name}/{k}": v for k, v in result.scalars().items()})

@@ -70,7 +70,7 @@ class Objective:
         contributes weight * sum / total, so the gradient is that of the whole batch and not a mean of means. Tasks
         that couple rows embed all microbatches first and push the gradient of their loss back through a second pass
         (GradCache: Gao et al., 2021).
-      lora_scale: alpha / rank of the LoRA factors among the parameters, if there are any.
+      lora_scale: alpha / rank, where there are LoRA factors among the parameters.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Objective:
         model: Multimodal,
         tasks: Mapping[str, Mapping[str, Task]],
         accumulate: int = 1,
-        lora_scale: float = 1.0,
+        lora_scale: float | None = None,
     ):
         self.model, self.tasks, self.accumulate, self.lora_scale = model, tasks, accumulate, lora_scale
 

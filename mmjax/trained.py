@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 from mmjax import assemble, sharding
 from mmjax.config import merge, nest
 from mmjax.data.processor import Processor
+from mmjax.data.sources import Source
 from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, Result, write_results
+from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config, from_mapping
+from mmjax.initialisation import pinned
 from mmjax.models.multimodal import Multimodal
 from mmjax.summary import aligned
 from mmjax.workdir import Workdir
@@ -51,8 +53,8 @@ class Trained:
         """
         config, base = self.config, self.workdir.base
         if base is not None:
-            paths, step = base.identity.get("init", {"path": str(base.path)}), str(base.identity["step"])
-            config = dataclasses.replace(config, init=dataclasses.replace(config.init, **paths, checkpoint=step))
+            paths = base.identity.get("init") or {"path": base.identity["path"]}
+            config = dataclasses.replace(config, init=dataclasses.replace(pinned(config.init, base.identity), **paths))
         params = assemble.initial_params(config, self.model, assemble.layout(self.model, self.mesh))
         return dataclasses.replace(self, config=config, params=params, step=0)
 
@@ -82,6 +84,15 @@ def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -
     return Trained(config, kept.processor, model, mesh, params, kept.step, kept)
 
 
+def sets_to_judge(config: Config, data: assemble.Data) -> Mapping[str, tuple[str, Source]]:
+    """{name: (stream, source)} of `data.eval`, else `data.test`, else the validation sets."""
+    group = next((g for g in ("eval", "test") if getattr(config.data, g)), "validation")
+    sets = data.validation if group == "validation" else assemble.open_sets(config, group)
+    if not sets:
+        raise ConfigError("config.data: no eval, test or validation set. Name one: --config.data.eval.path=PATH.")
+    return sets
+
+
 def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> int:
     """Evaluates `data.eval`, else `data.test`, else the validation sets.
 
@@ -91,10 +102,7 @@ def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> in
     trained = open_trained(workdir, checkpoint, overrides)
     config = trained.config
     data = assemble.open_data(config)
-    group = next((g for g in ("eval", "test") if getattr(config.data, g)), "validation")
-    sets = data.validation if group == "validation" else assemble.open_sets(config, group)
-    if not sets:
-        raise ConfigError("config.data: no eval, test or validation set. Name one: --config.data.eval.path=PATH.")
+    sets = sets_to_judge(config, data)
     evaluation = Evaluation(config, trained.model, trained.processor, trained.mesh, data.train)
     kinds = {"": lambda: trained.params}
     if config.train.ema:
@@ -102,9 +110,8 @@ def evaluate(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> in
     kinds |= {f"_wise_{a:g}": lambda a=a: trained.interpolated(a) for a in config.eval.interpolate}
     results: dict[str, Result] = {}
     for kind, make in kinds.items():
-        params = make()
-        results |= {name + kind: evaluation.run(name + kind, *where, params) for name, where in sets.items()}
-    print(write_results(workdir, results, trained.step))
+        of_kind = {name + kind: where for name, where in sets.items()}
+        results |= judge_sets(evaluation, of_kind, make(), workdir / "eval", trained.step)
     if len(kinds) > 1:
         print("\n" + "\n\n".join(_beside(name, {k: results[name + k] for k in kinds}) for name in sets))
     print(f"\nwritten: {', '.join(str(workdir / 'eval' / f'{name}.json') for name in results)}")

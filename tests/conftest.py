@@ -170,3 +170,18 @@ def planned(file):
     data = assemble.open_data(config)
     model = assemble.build_model(config, assemble.fit_processor(config, data))
     return config, model, data, assemble.make_plan(config, model, data, sharding.make_mesh(config.mesh))
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_mapping, tmp_path_factory):
+    """A workdir of a short run with every kind of output, and its config file."""
+    from mmjax import cli
+
+    workdir = tmp_path_factory.mktemp("trained")
+    mapping = tiny_mapping("vqa", "contrastive", "captioning", "classification", "matching", train__ema=0.5)
+    mapping["checkpoint"] = {"every": "2 steps", "best": "validation/vqa/accuracy"}
+    mapping["eval"] = {"every": "3 steps", "start": True, "batch_size": 8, "examples": 2}
+    file = tmp_path_factory.mktemp("config") / "config.py"
+    file.write_text(f"def get_config():\n    return {mapping!r}\n")
+    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir), "--config.mesh.data=0"]) == 0
+    return workdir, file

@@ -120,3 +120,64 @@ def test_a_run_on_packed_data_is_the_run_on_the_data_and_needs_no_tensorflow(con
     assert first == second and len(first) >= 3
     tables = [json.loads((tmp_path / w / "eval" / "validation.json").read_text()) for w in "ab"]
     assert tables[0] == tables[1]
+
+
+PACKED = {"processor__image__aspect": "native", "data__train__pack_tokens": 48, "data__train__pack_rows": 4,
+          "data__train__batch_size": 8}  # fmt: skip
+
+
+def test_preview_of_packed_rows_shows_segments_empty_places_and_padding(config_file, tmp_path, capsys):
+    file = config_file("captioning", data__holdout=0, **PACKED)
+    assert cli.main(["data", "preview", "--config", file, "--out", str(tmp_path / "p.png"), "--rows", "20"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    titles = [line for line in said if line.startswith("sequence ")]
+    assert len(titles) == 20 and titles[0].startswith("sequence 1: ")
+    for i, title in enumerate(titles):
+        first = said.index(title) + 1
+        texts, rest = said[first : first + 4], said[first + 4]
+        real = [text for text in texts if "<bos>" in text]
+        assert len(real) == int(title.split()[2]) and all("[<eos>]" in text for text in real), i
+        words = sum(len(text.split()) - 2 for text in real)  # "segment 1:" before them
+        padding = 0 if "no padding" in rest else int(rest.rpartition(" x ")[2])
+        assert words + padding == 48
+    assert any("(empty: no row, or one that cannot be read)" in line for line in said)
+
+
+def test_bench_and_dry_run_tell_the_padding_of_packed_rows_and_buckets(config_file, tmp_path, capsys):
+    told = "main: text packed: 20 rows in "
+    file = config_file("captioning", data__holdout=0, **PACKED)
+    assert cli.main(["data", "bench", "--config", file, "--steps", "2"]) == 0
+    assert told in capsys.readouterr().out
+    assert cli.main(["train", "--config", file, "--workdir", str(tmp_path / "w"), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert f"train/{told}" in said and "native aspect within 16 patches of 8 px" in said and "(8, 4, 16, 192)" in said
+    file = config_file("captioning", data__holdout=0, data__train__buckets=[12, 16])
+    assert cli.main(["data", "bench", "--config", file, "--steps", "2"]) == 0
+    assert "text in buckets of 12, 16, 20 tokens: padding" in capsys.readouterr().out
+
+
+def losses(workdir):
+    found = read_lines(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k in ("step", "loss", "rows", "gradient_norm")} for line in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["packed", "buckets"])
+def test_a_run_on_native_pictures_goes_on_where_it_stopped_and_predicts(
+    layout, config_file, tiny_set, tmp_path, capsys
+):
+    options = PACKED if layout == "packed" else {"processor__image__aspect": "native", "data__train__buckets": [16]}
+    file = config_file("captioning", "contrastive", optimizer__schedule="constant", **options)
+    one, two = (["train", "--config", file, "--workdir", str(tmp_path / w)] for w in "ab")
+    assert cli.main([*one, "--config.train.steps=4"]) == 0
+    assert cli.main([*two, "--config.train.steps=2"]) == 0
+    assert cli.main([*two, "--config.train.steps=4"]) == 0
+    whole, resumed = losses(tmp_path / "a"), losses(tmp_path / "b")
+    assert [line for line in resumed if line["step"] > 2] == [line for line in whole if line["step"] > 2]
+    assert (tmp_path / "a" / "eval" / "validation.png").exists()
+    wide = tmp_path / "wide.png"
+    Image.open(tiny_set / "images" / "00.png").resize((64, 24)).save(wide)
+    capsys.readouterr()
+    command = ["predict", "--workdir", str(tmp_path / "a"), "--image", str(wide), "--labels", "a circle,a square"]
+    assert cli.main([*command, "--out", str(tmp_path / "o.png")]) == 0
+    assert "%  a circle" in capsys.readouterr().out and (tmp_path / "o.png").exists()

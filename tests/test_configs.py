@@ -41,10 +41,19 @@ def sets(tmp_path_factory):
             (flickr / "images" / file).write_bytes(record["image"])
             lines += [f'{file},"{text}"' for text in record["texts"]]
         (flickr / name).write_text("\n".join(lines) + "\n")
+    nlvr = tmp_path_factory.mktemp("nlvr")
+    (nlvr / "images" / "2").mkdir(parents=True)
+    examples = []
+    for i, record in enumerate(records):
+        example = {"sentence": f"There are {i} boxes", "label": ("true", "false")[i % 2], "directory": "2"}
+        examples.append(json.dumps({**example, "identifier": f"{i}-0"}))
+        for order in range(6):
+            (nlvr / "images" / "2" / f"dev-{i}-0-{order}.png").write_bytes(record["image"])
+    (nlvr / "dev.json").write_text("\n".join(examples))
     clip = complete("clip", tmp_path_factory.mktemp("public") / "clip", end=60)
     llama = complete("llama", clip.parent / "llama")
     towers = {"init.patch_encoder": str(clip), "init.decoder": str(llama)}
-    roots = {"easy_vqa": easy, "flickr8k": flickr, "warm_start": flickr}
+    roots = {"easy_vqa": easy, "flickr8k": flickr, "warm_start": flickr, "nlvr": nlvr}
     return {n: {"data.root": str(root), **(towers if n == "warm_start" else {})} for n, root in roots.items()}
 
 
@@ -109,12 +118,12 @@ PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *CONFIGS]
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_mmjax_command_on_the_page_parses(page):
     """The command line of each `mmjax ...` example is one that the parser takes, and its config file exists."""
-    commands = re.findall(
-        r"^ *(?:\$ )?(mmjax (?:train|eval|predict|merge|import|export|data|doctor)\b[^\n`#]*)",
-        page.read_text(),
-        re.MULTILINE,
+    text, names = (
+        page.read_text().replace("\\\n", " "),
+        "train|eval|compare|merge|predict|tune|import|export|data|doctor",
     )
-    inline = re.findall(r"`(mmjax (?:train|eval|predict|merge|import|export|data|doctor)\b[^`]*)`", page.read_text())
+    commands = re.findall(rf"^ *(?:\$ )?(mmjax (?:{names})\b[^\n`#]*)", text, re.MULTILINE)
+    inline = re.findall(rf"`(mmjax (?:{names})\b[^`]*)`", text)
     for command in [*commands, *inline]:
         known, rest = cli._parser().parse_known_args(shlex.split(command)[1:])
         assert all(a.startswith("--config.") for a in rest), command

@@ -42,7 +42,8 @@ def test_new_classes_come_after_those_of_the_source_whose_columns_are_kept(small
         kept = before[name]
         assert np.array_equal(value[..., : kept.shape[-1]], kept) and not np.any(value[..., kept.shape[-1] :]), name
     fresh = from_mapping(small({**over, "init": {"path": str(base), "fresh": ["head_.*"]}}))
-    assert assemble.fit_processor(fresh, data).labels == tuple(sorted(processor.labels))
+    own = {data.train["main"].annotations(i)["label"] for i in range(len(data.train["main"]))}
+    assert assemble.fit_processor(fresh, data).labels == tuple(sorted(own)) != processor.labels
 
 
 def test_a_run_begins_with_the_sources_processor_and_names_what_overrides_it(small, base, run_file, capsys):
@@ -75,6 +76,7 @@ def test_what_cannot_be_adapted_is_an_error(over, message, small, base, run_file
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_path, run_file, capsys):
     mapping = tiny_mapping("contrastive", train__steps=1)
     for tower in ("patch_encoder", "text_encoder"):
@@ -96,6 +98,7 @@ def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_p
     assert "begin anew: 1 (" in said and "text_encoder/embed/embedding" in said
 
 
+@pytest.mark.slow
 def test_a_mixture_of_old_and_new_goes_on_from_a_workdir_and_is_judged_on_both(
     small, base, more_shapes, tiny_set, run_file, tmp_path
 ):
@@ -111,3 +114,15 @@ def test_a_mixture_of_old_and_new_goes_on_from_a_workdir_and_is_judged_on_both(
     assert cli.main(["eval", "--workdir", str(tmp_path / "w")]) == 0
     for name in source:
         assert json.loads((tmp_path / "w" / "eval" / f"{name}.json").read_text())["figures"]
+
+
+def test_adapters_join_a_trained_stack_and_are_trained_by_their_name(small, base):
+    over = {"model": {"patch_encoder": {"adapter": 4}}, "optimizer": {"train": [".*_adapter/.*", "head_.*"]}}
+    config = from_mapping(small({**over, "init": {"path": str(base)}}))
+    data = assemble.open_data(config)
+    model = assemble.build_model(config, assemble.fit_processor(config, data))
+    plan = assemble.make_plan(config, model, data, sharding.make_mesh(config.mesh))
+    adapters = [n for n in plan.layout.shapes if "_adapter/" in n]
+    assert len(adapters) == 8 and set(plan.match.new) == set(adapters)
+    assert set(plan.trainable) == {*adapters, "head_classification/logits/kernel", "head_classification/logits/bias"}
+    assert set(plan.left_out) == set(plan.frozen) == Workdir(base).shapes.keys() - set(plan.trainable)

@@ -157,4 +157,4 @@ def test_progress_over_items_is_quiet_when_quick():
     assert list(metrics.progress(range(5), "evaluate", file=file)) == list(range(5))
     assert file.getvalue() == ""
     assert list(metrics.progress(range(5), "evaluate", every=0, file=file)) == list(range(5))
-    assert "evaluate: 4/5 batch" in file.getvalue()
+    assert "evaluate: 4/5 batch, ETA 00:00" in file.getvalue()

@@ -10,7 +10,7 @@ from mmjax.errors import ConfigError
 from mmjax.evaluators import Figure
 
 FIGURES = [
-    Figure("vqa/accuracy", 0.873, 9673, 0.453, "question only", (0.861, 0.884)),
+    Figure("vqa/accuracy", 0.873, 9673, 0.453, "question only", (0.861, 0.884), gain=(0.407, 0.434)),
     Figure("captioning/perplexity", 12.3456, 40, percent=False),
 ]
 PICTURE = np.full((64, 32, 3), 200, np.uint8)
@@ -28,7 +28,8 @@ def test_a_table_is_aligned_and_complete():
     lines = report.table(FIGURES).splitlines()
     assert lines[2].split("  ")[0] == "vqa/accuracy"
     assert [len(line) for line in lines] == [len(lines[0])] * 4  # the last column is flush right
-    assert all(text in lines[2] for text in ("87.3 %", "86.1 to 88.4", "45.3 % (question only)", "9,673"))
+    wanted = ("87.3 %", "86.1 to 88.4", "45.3 % (question only)", "+42.0 (+40.7 to +43.4)", "9,673")
+    assert all(text in lines[2] for text in wanted)
     assert "12.35" in lines[3] and "%" not in lines[3]
 
 
@@ -71,6 +72,15 @@ def test_pictures_that_are_not_uint8_are_errors(tmp_path):
         report.panel(tmp_path / "panel.png", [report.PanelItem(np.zeros((4, 4, 3), np.float32), [])])
     with pytest.raises(ConfigError, match="no pictures"):
         report.panel(tmp_path / "panel.png", [])
+
+
+def test_a_confusion_matrix_is_dark_where_the_share_is_high():
+    counts = np.array([[9, 0, 1], [0, 5, 5], [0, 0, 0]])
+    drawn = report.draw_confusion(counts, ("bird", "cat", "dog")).astype(int)
+    assert drawn.ndim == 3 and drawn.shape[2] == 3
+    dark = drawn.sum(axis=2) < 3 * 90
+    assert dark.sum() > 500  # the cell of 9 of 10, and nothing else is that dark
+    assert report.draw_confusion(np.eye(130, dtype=int), [f"class {i}" for i in range(130)]).shape[0] == 1400
 
 
 def test_curves_group_training_and_evaluation(tmp_path, monkeypatch):

@@ -67,3 +67,12 @@ def test_constraints_hold_inside_jit_whatever_thread_calls():
     while not found:
         pass
     assert found[0][0] == ("data", "fsdp") or found[0][0] == "data"
+
+
+def test_one_more_shape_than_was_foreseen_is_an_error_and_no_silent_recompile():
+    mesh = make_mesh(MeshConfig())
+    double = jit(mesh, lambda x: 2 * x, versions=2)
+    for length in (3, 5, 3, 5):
+        assert double(np.ones(length)).shape == (length,)
+    with pytest.raises(RuntimeError, match="compiled 3 versions, expected at most 2: a shape of its inputs varies"):
+        double(np.ones(4))

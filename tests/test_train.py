@@ -143,18 +143,6 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(tiny_mapping, r
     assert "already trained to step 60 of 60" in finish(start(file, tmp_path / "w", cache))
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_mapping, run_file, tmp_path_factory):
-    """A workdir of a short run with every kind of output, and its config file."""
-    workdir = tmp_path_factory.mktemp("trained")
-    mapping = tiny_mapping("vqa", "contrastive", "captioning", "classification", "matching", train__ema=0.5)
-    mapping["checkpoint"] = {"every": "2 steps", "best": "validation/vqa/accuracy"}
-    mapping["eval"] = {"every": "3 steps", "start": True, "batch_size": 8, "examples": 2}
-    file = run_file(mapping)
-    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir), "--config.mesh.data=0"]) == 0
-    return workdir, file
-
-
 def test_exactly_n_updates_and_the_files_of_a_run(trained):
     workdir, _ = trained
     training = [x for x in lines(workdir) if "lr" in x]
@@ -197,37 +185,6 @@ def test_eval_repeats_the_figures_of_training_and_reads_another_set(trained, tin
     assert json.loads((workdir / "eval" / "eval.json").read_text())["figures"]["classification/accuracy"]["n"] == 20
     assert cli.main(["eval", "--workdir", str(workdir), "--config.model.embed_dim=8"]) == 2
     assert "fixed by training" in capsys.readouterr().err
-
-
-def test_predict_captions_answers_ranks_and_draws(trained, tiny_set, tmp_path, capsys):
-    workdir, _ = trained
-    image = str(tiny_set / "images" / "00.png")
-    question = ["--question", "what color is the circle?", "--labels", "a red square,a blue circle"]
-    assert (
-        cli.main(
-            [
-                "predict",
-                "--workdir",
-                str(workdir),
-                "--image",
-                image,
-                image,
-                *question,
-                "--config.mesh.data=0",
-                "--out",
-                str(tmp_path / "p.png"),
-            ]
-        )
-        == 0
-    )
-    out = capsys.readouterr().out
-    assert out.count("answer: ") == 2 and out.count("a red square") == 2 and (tmp_path / "p.png").stat().st_size > 1000
-    (tmp_path / "no.png").write_text("text")
-    assert (
-        cli.main(["predict", "--workdir", str(workdir), "--image", str(tmp_path / "no.png"), "--config.mesh.data=0"])
-        == 2
-    )
-    assert "is not a picture that can be read" in capsys.readouterr().err
 
 
 def test_dry_run_prints_the_plan_and_leaves_nothing(tiny_mapping, run_file, tmp_path, capsys):

@@ -12,6 +12,7 @@ from mmjax.trained import open_trained
 from mmjax.workdir import Workdir
 
 
+@pytest.mark.slow
 def test_a_lora_run_on_an_fsdp_mesh_goes_on_to_the_same_bits(adapted, tmp_path):
     workdir, file = adapted
     broken = tmp_path / "broken"
@@ -24,6 +25,7 @@ def test_a_lora_run_on_an_fsdp_mesh_goes_on_to_the_same_bits(adapted, tmp_path):
     assert all(one[n].tobytes() == other[n].tobytes() for n in one)
 
 
+@pytest.mark.slow
 def test_stages_train_what_each_names_and_resume_through_the_boundary(small, base, run_file, tmp_path, capsys):
     stages = {
         "align": {"length": "3 steps", "optimizer": {"train": ["head_.*"], "lr": 0.1}},
@@ -59,6 +61,7 @@ def test_stages_train_what_each_names_and_resume_through_the_boundary(small, bas
     assert last.keys() == other.keys() and all(last[n].tobytes() == other[n].tobytes() for n in last)
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_it_no_longer_gets_better_and_shows_its_best(small, run_file, tmp_path, capsys):
     over = {
         "eval": {"every": "1 step"},

@@ -246,7 +246,7 @@ def decode_box(picture: Picture, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def decode_region(
-    picture: Picture, region: tuple[int, int, int, int], size: int
+    picture: Picture, region: tuple[int, int, int, int], size: float
 ) -> tuple[np.ndarray, int, tuple[int, int]]:
     """Decodes a region of a croppable JPEG, reduced by 2, 4 or 8 where its short side keeps 1.5 `size` or more.
 

@@ -1,4 +1,4 @@
-"""A picture file -> [size, size, 3] uint8: which part of the picture is seen, resized, and changed in training.
+"""A picture file -> [H, W, 3] uint8: which part of the picture is seen, resized, and changed in training.
 
 Evaluation and prediction take one way, training the same one (`exact`) or a quicker one (`fast`). No TensorFlow but to
 decode regions of JPEGs in training. Measured: BUILD_NOTES.md.
@@ -14,6 +14,7 @@ import numpy as np
 from mmjax.config import choice
 from mmjax.data.image_files import Picture, decode, decode_box, decode_region, examine
 from mmjax.data.order import uniforms
+from mmjax.data.patches import fit_grid
 from mmjax.data.resampling import Box, reach, resize
 from mmjax.errors import ConfigError
 
@@ -26,9 +27,14 @@ class ImageSettings:
     """What the model sees of a picture.
 
     Attributes:
-      size: side in pixels; the batch holds [B, size, size, 3] uint8. width: 0, or another than the height, `size`.
+      size: side in pixels; the batch holds [B, size, size, 3] uint8. Learned positions are made for it. width: 0, or
+        another than the height, `size`.
+      aspect: "square" pictures of `size`; or "native": each in its own aspect (SigLIP 2's NaFlex), resized to the
+        finest grid of whole patches within `tokens`. The batch then holds patches (`patches.py`).
+      tokens: most patches of a native picture; 0 takes as many as the square one has.
+      patch: side of these in pixels: that of the model's patch encoder, which a config fills in.
       resize: "squash" the whole picture (SigLIP, ViT), or "crop": the short side becomes `short_side` (0: `size`), then
-        the central square is cut out (CLIP; DINOv2 cuts 224 out of 256).
+        the central square is cut out (CLIP; DINOv2 cuts 224 out of 256). A native picture is seen whole.
       method: interpolation, always antialiased.
       train_path: "exact" reads training pictures as evaluation does, to PIL's bit; "fast" decodes JPEGs only where the
         box is, reduced where it allows, and resizes in 16 bits (mean difference 0.2 of 255, reduced 1.3).
@@ -39,6 +45,9 @@ class ImageSettings:
     size: int = 64
     width: int = 0
     short_side: int = 0
+    aspect: str = choice("square", "native")
+    tokens: int = 0
+    patch: int = 0
     resize: str = choice("squash", "crop")
     method: str = choice("bicubic", "bilinear")
     train_path: str = choice("exact", "fast")
@@ -55,6 +64,19 @@ class ImageSettings:
             raise ConfigError(
                 f"{where}.short_side: found {self.short_side}, expected {self.size} or more with resize 'crop', else 0."
             )
+        native = self.aspect == "native"
+        if native and self.width not in (0, self.size):
+            raise ConfigError(f"{where}.width: found {self.width}, but a native picture has its own. Leave it out.")
+        if self.tokens < 0 or (self.tokens or self.patch) and not native:
+            name, expected = ("patch", 0) if self.patch and not native else ("tokens", "0 or more" if native else 0)
+            raise ConfigError(
+                f"{where}.{name}: found {getattr(self, name)}, expected {expected} with aspect '{self.aspect}'. "
+                "It counts for 'native' only."
+            )
+        if native and self.resize != "squash":
+            raise ConfigError(
+                f"{where}.resize: found '{self.resize}', but a native picture is seen whole. Leave it out."
+            )
         if min(self.std) <= 0:
             raise ConfigError(f"{where}.std: found {self.std}, expected positive numbers.")
         if not 0 < self.max_pixels <= _BOMB:
@@ -64,6 +86,28 @@ class ImageSettings:
     def sides(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.size, self.width or self.size
+
+    def for_patches(self, patch: int, where: str) -> ImageSettings:
+        """The same with `patch` and `tokens` filled in, for a model whose patches are that large."""
+        if self.aspect == "square":
+            return self
+        if self.patch not in (0, patch):
+            raise ConfigError(
+                f"{where}.patch: found {self.patch}, but config.model.patch_encoder.patch is {patch}. Leave it out."
+            )
+        return dataclasses.replace(self, patch=patch, tokens=self.tokens or (self.size // patch) ** 2)
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture in the batch, its padding included."""
+        return math.prod(self.sides) if self.aspect == "square" else self.tokens * self.patch**2
+
+    def shape(self, height: float, width: float) -> tuple[int, int]:
+        """Height and width in pixels at which the model sees a box of a picture."""
+        if self.aspect == "square":
+            return self.sides
+        rows, columns = fit_grid(int(height), int(width), self.tokens)
+        return rows * self.patch, columns * self.patch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +199,15 @@ def random_box(height: int, width: int, draw: np.ndarray, augment: Augment) -> t
 
 
 def evaluation_image(picture: Picture, settings: ImageSettings) -> np.ndarray:
-    """-> [size, size, 3] uint8, as the Hugging Face processors' PIL backend has it. Raises PictureError."""
+    """-> [H, W, 3] uint8, as the Hugging Face processors' PIL backend has it. Raises PictureError."""
     box = evaluation_box(picture.height, picture.width, settings)
-    return resize(decode(picture), box, settings.sides, settings.method)
+    return resize(decode(picture), box, settings.shape(*box[2:]), settings.method)
 
 
 def training_image(picture: Picture, draw: np.ndarray, settings: ImageSettings, augment: Augment) -> np.ndarray:
-    """-> [size, size, 3] uint8, changed as drawn. Raises PictureError.
+    """-> [H, W, 3] uint8, changed as drawn. Raises PictureError.
+
+    A native picture is the drawn box in the box's aspect.
 
     Args:
       draw: one row of `draws`.
@@ -170,22 +216,24 @@ def training_image(picture: Picture, draw: np.ndarray, settings: ImageSettings, 
         box = random_box(picture.height, picture.width, draw, augment)
     else:
         box = evaluation_box(picture.height, picture.width, settings)
+    shape = settings.shape(*box[2:])
     fast = settings.train_path == "fast"
     if fast and picture.croppable:
-        region = box if augment.crops else _around(box, picture, settings)
-        pixels, ratio, (top, left) = decode_region(picture, region, max(settings.sides))
+        region = box if augment.crops else _around(box, picture, shape, settings.method)
+        scale = min(have / want for have, want in zip(region[2:], shape, strict=True))
+        pixels, ratio, (top, left) = decode_region(picture, region, min(region[2:]) / scale)
         box = box[0] / ratio - top, box[1] / ratio - left, box[2] / ratio, box[3] / ratio
     elif augment.crops:  # cut out first, as torchvision does: the filter does not read beyond the box
         pixels, box = decode_box(picture, box), (0, 0, *box[2:])
     else:
         pixels = decode(picture)
-    x = resize(pixels, box, settings.sides, settings.method, fast=fast)
+    x = resize(pixels, box, shape, settings.method, fast=fast)
     return changed(x, draw, augment)
 
 
-def _around(box: Box, picture: Picture, settings: ImageSettings) -> tuple[int, int, int, int]:
+def _around(box: Box, picture: Picture, shape: tuple[int, int], method: str) -> tuple[int, int, int, int]:
     """The whole pixels of a picture that the filter reads to resize a box."""
-    around = [reach(box[2 + i], settings.sides[i], settings.method) for i in (0, 1)]
+    around = [reach(length, size, method) for length, size in zip(box[2:], shape, strict=True)]
     top, left = (max(math.floor(box[i]) - around[i], 0) for i in (0, 1))
     bottom, right = (math.ceil(box[i] + box[i + 2]) + around[i] for i in (0, 1))
     return top, left, min(bottom, picture.height) - top, min(right, picture.width) - left
@@ -205,5 +253,5 @@ def changed(x: np.ndarray, draw: np.ndarray, augment: Augment) -> np.ndarray:
 
 
 def image_pil(data: bytes, settings: ImageSettings) -> np.ndarray:
-    """Encoded picture -> [size, size, 3] uint8 as in evaluation. Raises PictureError."""
+    """Encoded picture -> [H, W, 3] uint8 as in evaluation. Raises PictureError."""
     return evaluation_image(examine(data, settings.max_pixels), settings)

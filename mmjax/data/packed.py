@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from mmjax.data.images import changed
 from mmjax.data.mixture import Mixture
 from mmjax.data.order import uniforms
 from mmjax.data.pipeline import Pipeline
-from mmjax.data.processor import ANSWER, QUESTION, TEXT, Processor, ProcessorConfig, pick, text_key
+from mmjax.data.processor import ANSWER, QUESTION, TEXT, Processor, ProcessorConfig, pick, picture_of, text_key
 from mmjax.data.sources import Record, Source, Subset
 from mmjax.data.sources.packed import ANNOTATIONS, BAD, OF_QUESTION, OF_TEXT, PackedSource, write_meta
 from mmjax.data.splits import contents
@@ -70,7 +69,7 @@ def pack(
     keys = contents(source)
     options = {"threads": threads, "max_bad_fraction": max_bad_fraction, "bad_file": folder / BAD}
     pipeline = Pipeline(source, processor, features, batch_size=min(BATCH, len(source)), train=False, **options)
-    rows = max(1, SHARD // (3 * math.prod(processor.image.sides)) // pipeline.batch_size) * pipeline.batch_size
+    rows = max(1, SHARD // (3 * processor.image.pixels) // pipeline.batch_size) * pipeline.batch_size
     batches = pipeline.batches()
     steps = iter(progress(range(pipeline.steps), f"pack {source.name}"))
     size = 0
@@ -247,13 +246,14 @@ class PackedPipeline(Pipeline):
     def _record(self, row: int) -> Record:
         return self.source[row]
 
-    def _picture(self, record: Record, draw: np.ndarray) -> np.ndarray:
+    def _picture(self, record: Record, draw: np.ndarray) -> np.ndarray | None:
         packed = record["packed"]
         if "bad" in packed:
             raise PictureError(*packed["bad"])
-        if not self.train:
-            return packed["image"]
-        return changed(packed["image"], draw, self.processor.augment_of(record))
+        image = picture_of(packed)
+        if not self.train or not image.size:
+            return image
+        return changed(image, draw, self.processor.augment_of(record))
 
 
 class PackedProcessor(Processor):

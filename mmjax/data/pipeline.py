@@ -23,6 +23,7 @@ from mmjax.data.order import row_keys, rows_at, uniforms
 from mmjax.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mmjax.data.layouts import Layout
     from mmjax.data.processor import Processor
     from mmjax.data.sources import Record, Source
 
@@ -35,6 +36,8 @@ class Pipeline:
 
     Attributes:
       steps: batches of an evaluation, ceil(rows / batch_size); None in training.
+      shapes: how many shapes of batches there are at most.
+      rows_a_step: rows of the global batch, the mean of all steps where rows are packed.
       captions, questions: K of the batch: the processor's in training, the most that any row has in evaluation.
       bad: the rows met so far that cannot be read. In training another row of their source stands in, chosen by the
         seed, the epoch and the row alone, so no other row changes; in evaluation they are not valid.
@@ -54,15 +57,17 @@ class Pipeline:
         threads: int = 2,
         max_bad_fraction: float = 0.0,
         bad_file: Path | None = None,
+        layout: Layout | None = None,
     ):
         """Args:
         source: what to read.
         features: what to make, of `processor.FEATURES`; masks, validity and keys come along.
-        batch_size: of the global batch, over all processes.
+        batch_size: of the global batch, over all processes; of packed rows the number of sequences.
         rows: positions in the global batch that this process wants; None for all.
         threads: of reading and decoding; 0 does all in the calling thread, without reading ahead.
         max_bad_fraction: share of the rows that may be unreadable; more end it with a `ConfigError`.
         bad_file: where these are listed.
+        layout: how rows lie in a training batch, None for one by one. A row that cannot be read is then not valid.
         """
         if not len(source):
             raise ConfigError(f"{source.name}: no rows.")
@@ -82,15 +87,24 @@ class Pipeline:
         self.fingerprint = f"{source.fingerprint}/{processor.sha256}"
         self._errors: dict[int, Exception] = {}
         self._example: dict[str, np.ndarray] | None = None
+        self.layout = layout
+        self.shapes = layout.shapes if layout else 1
+        self.rows_a_step = batch_size * (layout.rows_a_place if layout else 1.0)
         self.bad = BadRecords(source.name, len(source), max_bad_fraction, bad_file)
 
     def rows_at(self, step: int) -> np.ndarray:
-        """[rows wanted] int64: source rows of this process's part of batch `step`, bad ones included."""
+        """[rows wanted] int64: source rows of this process's part of batch `step`, bad ones included; of all its
+        sequences, one after the other, where rows are packed.
+        """
         return self._rows(step)[0]
 
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """-> rows, epochs, valid; each [rows wanted]."""
         if self.train:
+            if self.layout:
+                rows, epochs = (of[self.rows] for of in self.layout.rows_at(step, self.batch_size, self.seed))
+                real = rows >= 0
+                return rows[real], epochs[real], np.ones(real.sum(), bool)
             if isinstance(self.source, Mixture):
                 rows, epochs = self.source.rows_at(step, self.batch_size, self.seed)
             else:
@@ -144,7 +158,8 @@ class Pipeline:
 
         def host(step: Any) -> dict[str, Any]:
             arrays = tf.numpy_function(read, [step], [example[name].dtype for name in names], stateful=False)
-            return {n: tf.ensure_shape(a, example[n].shape) for n, a in zip(names, arrays, strict=True)}
+            shapes = {n: example[n].shape if self.shapes == 1 else [None] * example[n].ndim for n in names}
+            return {n: tf.ensure_shape(a, shapes[n]) for n, a in zip(names, arrays, strict=True)}
 
         data = tf.data.Dataset.range(start, stop).map(host, num_parallel_calls=self.threads or None)
         options = tf.data.Options()
@@ -173,13 +188,13 @@ class Pipeline:
         counts = {"captions": self.captions, "questions": self.questions}
         keys = row_keys(self.seed, epochs, rows)
         batch = self.processor.arrays(records, keys, self.features, train=self.train, **counts)
-        if not self.train:
+        if not self.train or self.layout:
             valid &= rows == wanted
         batch |= {"row": rows.astype(np.int32), "valid": valid}
         if "image" in self.features:
-            blank = np.zeros((*self.processor.image.sides, 3), np.uint8)
-            batch["image"] = np.stack([pixels for *_, pixels in read] or [blank])
-            batch["image"] = batch["image"][: len(read)]
+            batch |= self.processor.pictures([pixels for *_, pixels in read])
+        if self.layout:
+            return self.layout.lay(batch, self.layout.rows_at(step, self.batch_size, self.seed)[0], self.rows)
         return batch
 
     def _read_rows(self, wanted: np.ndarray, epochs: np.ndarray, draws: np.ndarray) -> list[tuple]:
@@ -231,11 +246,11 @@ class Pipeline:
             )
         return record
 
-    def _picture(self, record: Record, draw: np.ndarray) -> np.ndarray:
-        """[size, size, 3] uint8; blank for a conversation without a picture. Raises PictureError."""
+    def _picture(self, record: Record, draw: np.ndarray) -> np.ndarray | None:
+        """[H, W, 3] uint8; None for a conversation without a picture. Raises PictureError."""
         settings = self.processor.image
         if "image" not in record:
-            return np.zeros((*settings.sides, 3), np.uint8)
+            return None
         picture = examine(record["image"], settings.max_pixels)
         if not self.train:
             return evaluation_image(picture, settings)

@@ -23,6 +23,7 @@ from mmjax.data import answers as answering
 from mmjax.data import chat, cleaning
 from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
+from mmjax.data.patches import cut, joined
 from mmjax.data.survey import FIELD_OF, Survey, number
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
 from mmjax.errors import ConfigError
@@ -231,8 +232,19 @@ class Processor:
         return self._classes.get(answering.most_frequent(answers), -1)
 
     def image_pil(self, data: bytes) -> np.ndarray:
-        """Encoded picture -> [size, size, 3] uint8 as in evaluation, without TensorFlow."""
+        """Encoded picture -> [H, W, 3] uint8 as in evaluation, without TensorFlow."""
         return image_pil(data, self.image)
+
+    def pictures(self, pictures: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+        """B pictures [H, W, 3] uint8 at their final sizes, None for a blank one, as a batch has them: `image` [B, size,
+        size, 3]; native ones as patches, with `image_grid`.
+        """
+        settings = self.image
+        if settings.aspect == "native":
+            nothing = np.zeros((0, 0, 3), np.uint8)
+            return cut([nothing if p is None else p for p in pictures], settings.patch, settings.tokens)
+        blank = np.zeros((*settings.sides, 3), np.uint8)
+        return {"image": np.stack([blank if p is None else p for p in pictures] or [blank])[: len(pictures)]}
 
     def picture_draws(self, keys: np.ndarray) -> np.ndarray:
         """keys [B] -> [B, n] float32 of `images.draws`, for `training_image` with the record's `augment_of`."""
@@ -368,6 +380,12 @@ def _check_conversations(
             f"{where}.chat_length: {mute / count:.1%} of {count} conversations teach nothing: no assistant's turn "
             f"begins within {length} tokens."
         )
+
+
+def picture_of(batch: Mapping[str, np.ndarray], *place: int) -> np.ndarray:
+    """The picture [H, W, 3] uint8 at a place of a batch, as the model sees it."""
+    image = batch["image"][place]
+    return joined(image, batch["image_grid"][place]) if "image_grid" in batch else image
 
 
 def text_key(text: str) -> int:

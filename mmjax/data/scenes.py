@@ -2,6 +2,8 @@
 
 `easy`: one or two large shapes of 6 colours and 6 kinds on a plain or shaded background; a 5-minute CPU run learns it.
 `full`: one to three shapes of 8 colours, 8 kinds, 4 textures and 2 sizes on varied backgrounds.
+`truth`: one to three plain shapes as in `easy`, with sentences for questions and "true" or "false" for answers;
+pictures 2k and 2k + 1 differ in one thing and have the same sentences (`scene_truth.py`).
 Of the colour-shape pairs the diagonal (red circle, green square, ...) is held out: one of it is in every picture of
 `test_unseen`, none in any other picture, caption or question. Picture i of a split is a pure function of (seed, set,
 split, i).
@@ -42,6 +44,7 @@ from mmjax.data.scene_language import (
     pick,
     questions,
 )
+from mmjax.data.scene_truth import changed, sentences
 from mmjax.errors import ConfigError
 from mmjax.metrics import progress
 
@@ -49,14 +52,15 @@ __all__ = ["Scenes", "SceneConfig", "caption_is_right", "held_out", "make_record
 
 SEED = 0
 SPLITS = ("train", "validation", "test", "test_unseen")
-KINDS = {"easy": 6, "full": 8}  # colours, and as many shapes
-TRAIN = {"easy": 16_000, "full": 30_000}  # pictures; see prepare for the time that they take
+KINDS = {"easy": 6, "full": 8, "truth": 6}  # colours, and as many shapes
+TRAIN = {"easy": 16_000, "full": 30_000, "truth": 20_000}  # pictures; see prepare for the time that they take
 RADIUS = {"large": 0.21, "small": 0.14}
+CELLS = [(x, y) for x in (0.26, 0.74) for y in (0.26, 0.74)]  # where objects stand, in `full` and `truth`
 
 
 @dataclasses.dataclass(kw_only=True)
 class SceneConfig(tfds.core.BuilderConfig):
-    """`easy` or `full`, at `size` pixels, with `train` pictures to train on; the name tells them."""
+    """`easy`, `full` or `truth`, at `size` pixels, with `train` pictures to train on; the name tells them."""
 
     kind: str
     size: int = 64
@@ -65,11 +69,11 @@ class SceneConfig(tfds.core.BuilderConfig):
     @classmethod
     def named(cls, name: str) -> SceneConfig:
         """From a name: KIND[_SIZEpx][_COUNTtrain], as in `easy`, `full_96px`, `easy_500train`."""
-        match = re.fullmatch(r"(easy|full)(?:_(\d+)px)?(?:_(\d+)train)?", name)
+        match = re.fullmatch(r"(easy|full|truth)(?:_(\d+)px)?(?:_(\d+)train)?", name)
         if not match:
             raise ConfigError(
-                f"tfds:scenes/{name}: no such set. Expected easy or full, with a picture size or a count if wanted: "
-                "easy_96px, full_500train, easy_96px_500train."
+                f"tfds:scenes/{name}: no such set. Expected easy, full or truth, with a picture size or a count if "
+                "wanted: easy_96px, full_500train, easy_96px_500train."
             )
         kind, size, train = match[1], int(match[2] or 64), int(match[3] or TRAIN[match[1]])
         if size < 32 or train < 1:
@@ -78,7 +82,8 @@ class SceneConfig(tfds.core.BuilderConfig):
 
     def count(self, split: str) -> int:
         """Pictures of a split: 1,000 each to validate and test on, or an eighth of `train` where that is less."""
-        return self.train if split == "train" else min(1000, max(8, self.train // 8))
+        count = self.train if split == "train" else min(1000, max(8, self.train // 8))
+        return count + count % 2 if self.kind == "truth" else count
 
 
 def held_out(kind: str) -> list[tuple[str, str]]:
@@ -116,7 +121,7 @@ def sample_scene(kind: str, split: str, rng: np.random.Generator) -> list[dict[s
         item: dict[str, Any] = {"color": str(color), "shape": str(shape)}
         if kind == "full":
             item |= {"size": pick(rng, SIZES), "texture": pick(rng, TEXTURES)}
-        radius = RADIUS[item["size"]] if kind == "full" else (0.25 if count == 1 else 0.2)
+        radius = RADIUS[item["size"]] if kind == "full" else (0.25 if count == 1 and kind == "easy" else 0.2)
         x, y = np.array([x, y]) + rng.uniform(-0.025, 0.025, 2)
         item |= {"x": round(float(x), 3), "y": round(float(y), 3)}
         item["radius"] = round(radius * float(rng.uniform(0.95, 1.05)), 3)
@@ -125,23 +130,45 @@ def sample_scene(kind: str, split: str, rng: np.random.Generator) -> list[dict[s
 
 
 def _centres(kind: str, count: int, rng: np.random.Generator) -> list[tuple[float, float]]:
-    if kind == "full":
-        cells = [(x, y) for x in (0.26, 0.74) for y in (0.26, 0.74)]
-        return [cells[k] for k in rng.permutation(4)[:count]]
+    if kind != "easy":
+        return [CELLS[k] for k in rng.permutation(4)[:count]]
     if count == 1:
         return [pick(rng, [(0.5, 0.5), (0.3, 0.5), (0.7, 0.5), (0.5, 0.3), (0.5, 0.7)])]
     ends = [(0.26, 0.5), (0.74, 0.5)]
     return ends if rng.integers(2) else [(y, x) for x, y in ends]
 
 
+def _pairs(kind: str, split: str) -> list[tuple[str, str]]:
+    """What may be shown and asked for."""
+    return allowed(kind) + (held_out(kind) if split == "test_unseen" else [])
+
+
+def _one_of_two(split: str, index: int, seed: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """(objects, sentences with their truth) of a `truth` picture, from what it and its other share."""
+    rng = np.random.default_rng([seed, zlib.crc32(f"truth/{split}/two".encode()), index // 2])
+    held = set(held_out("truth"))
+    first, said = sample_scene("truth", split, rng), []
+    while not said:  # a move that no sentence tells from where it was
+        second = changed(first, _pairs("truth", split), CELLS, rng)
+        if split != "test_unseen" or any((o["color"], o["shape"]) in held for o in second):
+            said = sentences(first, second, rng)
+    said = [said[k] for k in rng.permutation(len(said))]
+    true_here = "true" if index % 2 == 0 else "false"
+    other = {"true": "false", "false": "true"}[true_here]
+    return (first, second)[index % 2], [(str(text), true_here if of_first else other) for text, of_first in said]
+
+
 def make_record(kind: str, split: str, index: int, size: int = 64, seed: int = SEED) -> dict[str, Any]:
     """Picture `index` of a split as a Record (see mmjax/README.md); the scene is the same at every `size`."""
     rng = np.random.default_rng([seed, zlib.crc32(f"{kind}/{split}".encode()), index])
-    objects = sample_scene(kind, split, rng)
-    pairs = allowed(kind) + (held_out(kind) if split == "test_unseen" else [])
-    texts = captions(objects, rng)
-    asked = questions(objects, pairs, index, rng)
-    ground = pick(rng, ("plain", "gradient") if kind == "easy" else ("plain", "gradient", "noise", "stripes"))
+    if kind == "truth":
+        objects, asked = _one_of_two(split, index, seed)
+        texts = captions(objects, rng)
+    else:
+        objects = sample_scene(kind, split, rng)
+        texts = captions(objects, rng)
+        asked = questions(objects, _pairs(kind, split), index, rng)
+    ground = pick(rng, ("plain", "gradient", "noise", "stripes") if kind == "full" else ("plain", "gradient"))
     picture = scene_drawing.draw(objects, scene_drawing.background(ground, size, rng))
     return {
         "id": f"{split}/{index}",

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record, annotations_of, valid_rows
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, annotations_of, valid_rows
 
 Judge = Callable[[str, Record], bool]
 
@@ -49,46 +48,35 @@ class Captioning:
         """train: a Source, a fitted caption, or None (no baseline)."""
         self.task, self.judge = task, judge
         self.frequent = train if train is None or isinstance(train, str) else fit_baseline(train)
-        self._hits: dict[str, list[tuple[float, float]]] = {"exact": []} | ({"all_attributes": []} if judge else {})
-        self._nll: list[np.ndarray] = []
+        names = () if self.frequent is None else (f"always '{shorten(self.frequent, 32)}'",)
+        self._hits = {metric: Tally(*names) for metric in ("exact", "all_attributes")[: 2 if judge else 1]}
+        self._nll = Tally()
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
         for row, record in valid_rows(batch, annotations):
             if "nll" in outputs:
-                self._nll.append(np.asarray(outputs["nll"][row], np.float64))
+                nll, tokens = np.asarray(outputs["nll"][row], np.float64)
+                self._nll.add(record, nll, weight=tokens)
             said = str(outputs["caption"][row])
             if record.get("texts"):
-                self._hits["exact"].append((_exact(said, record), self._baseline(_exact, record)))
+                self._hits["exact"].add(record, is_exact(said, record), *self._baseline(is_exact, record))
             if self.judge:
-                self._hits["all_attributes"].append((self.judge(said, record), self._baseline(self.judge, record)))
+                hits = self.judge(said, record), *self._baseline(self.judge, record)
+                self._hits["all_attributes"].add(record, *hits)
 
     def figures(self) -> list[Figure]:
-        figures = []
-        for metric, pairs in self._hits.items():
-            if not pairs:
+        for tally in self._hits.values():
+            if not len(tally):
                 raise ConfigError(f"{self.task}: no picture of the test set has captions. Expected a 'texts' field.")
-            hits, baseline = np.array(pairs, float).T
-            versus = (
-                (None, "")
-                if self.frequent is None
-                else (float(baseline.mean()), f"always '{shorten(self.frequent, 32)}'")
-            )
-            figures.append(
-                Figure(f"{self.task}/{metric}", float(hits.mean()), len(hits), *versus, bootstrap_interval(hits))
-            )
-        if self._nll:
-            sums, counts = np.array(self._nll).T
-            low, high = np.exp(bootstrap_interval(sums, counts))
-            value = float(np.exp(sums.sum() / counts.sum()))
-            interval = (float(low), float(high))
-            figures.append(
-                Figure(f"{self.task}/perplexity", value, int(counts.sum()), interval=interval, percent=False)
-            )
+        figures = [tally.figure(f"{self.task}/{metric}") for metric, tally in self._hits.items()]
+        if len(self._nll):
+            figures.append(self._nll.figure(f"{self.task}/perplexity", percent=False, link="exp"))
         return figures
 
-    def _baseline(self, judge: Judge, record: Record) -> float:
-        return np.nan if self.frequent is None else judge(self.frequent, record)
+    def _baseline(self, judge: Judge, record: Record) -> tuple[float, ...]:
+        return () if self.frequent is None else (judge(self.frequent, record),)
 
 
-def _exact(caption: str, record: Record) -> bool:
+def is_exact(caption: str, record: Record) -> bool:
+    """Whether it is one of the record's captions."""
     return normalise(caption) in {normalise(text) for text in record["texts"]}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, valid_rows
 
 if TYPE_CHECKING:
     from mmjax.data.processor import Processor
@@ -42,38 +41,19 @@ class Chat:
         """counts: of `fit_baseline`."""
         self.task, self.frequent = task, int(np.argmax(counts))
         self._cost = np.log(counts.sum() + len(counts)) - np.log(counts + 1.0)
-        self._rows: list[tuple[float, float, int, float, int]] = []  # nll, hits, tokens; the baselines' nll, hits
+        self._hits, self._nll = Tally("most frequent token"), Tally("unigram")
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
-        for row in np.flatnonzero(batch["valid"]):
+        for row, record in valid_rows(batch, annotations):
             tokens = batch["chat"][row][batch["chat_supervised"][row]]
-            own = float(outputs["nll"][row]), float(outputs["hits"][row])
-            unigram = float(self._cost[tokens].sum()), int(np.sum(tokens == self.frequent))
             if len(tokens):
-                self._rows.append((*own, len(tokens), *unigram))
+                self._nll.add(record, outputs["nll"][row], self._cost[tokens].sum(), weight=len(tokens))
+                self._hits.add(record, outputs["hits"][row], np.sum(tokens == self.frequent), weight=len(tokens))
 
     def figures(self) -> list[Figure]:
-        if not self._rows:
+        if not len(self._nll):
             raise ConfigError(f"{self.task}: no row of the test set has an assistant's turn. Expected 'messages'.")
-        nll, hits, tokens, unigram, frequent = np.array(self._rows, np.float64).T
-        count = tokens.sum()
-        low, high = np.exp(bootstrap_interval(nll, tokens))
         return [
-            Figure(
-                f"{self.task}/token_accuracy",
-                float(hits.sum() / count),
-                int(count),
-                float(frequent.sum() / count),
-                "most frequent token",
-                bootstrap_interval(hits, tokens),
-            ),
-            Figure(
-                f"{self.task}/perplexity",
-                float(np.exp(nll.sum() / count)),
-                int(count),
-                float(np.exp(unigram.sum() / count)),
-                "unigram",
-                (float(low), float(high)),
-                percent=False,
-            ),
+            self._hits.figure(f"{self.task}/token_accuracy"),
+            self._nll.figure(f"{self.task}/perplexity", percent=False, link="exp"),
         ]

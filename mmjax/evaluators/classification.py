@@ -1,4 +1,4 @@
-"""Accuracy of one class a picture."""
+"""Accuracy of one class a picture, and which class is taken for which."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record, annotations_of, valid_rows
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, annotations_of, valid_rows
 
 
 def fit_baseline(train: Any) -> str:
@@ -32,35 +31,53 @@ class Accuracy:
         """labels: class names in the order of the head; train: a Source, a fitted label, or None (then: chance)."""
         self.task, self.labels = task, tuple(labels)
         self.majority = train if train is None or isinstance(train, str) else fit_baseline(train)
-        self._predicted: list[int] = []
-        self._truth: list[str] = []
+        chance = f"chance, 1 of {len(self.labels)}"
+        self._tally = Tally(chance if self.majority is None else f"always '{self.majority}'")
+        self._pairs: Counter[tuple[str, str]] = Counter()  # (truth, predicted)
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
         for row, record in valid_rows(batch, annotations):
             label = int(batch["label"][row])
             truth = self.labels[label] if label >= 0 else record.get("label")
             if truth is not None:
-                self._predicted.append(int(outputs["class"][row]))
-                self._truth.append(truth)
+                said = self.labels[int(outputs["class"][row])]
+                baseline = 1 / len(self.labels) if self.majority is None else truth == self.majority
+                self._tally.add(record, said == truth, baseline)
+                self._pairs[truth, said] += 1
 
     def figures(self) -> list[Figure]:
-        hits, truth = self._hits()
-        if self.majority is None:
-            baseline, name = 1 / len(self.labels), f"chance, 1 of {len(self.labels)}"
-        else:
-            baseline, name = float(np.mean(truth == self.majority)), f"always '{self.majority}'"
-        return [
-            Figure(f"{self.task}/accuracy", float(hits.mean()), len(hits), baseline, name, bootstrap_interval(hits))
-        ]
-
-    def per_class(self) -> list[tuple[str, int, float]]:
-        """(label, how many pictures, accuracy on them), the most frequent first."""
-        hits, truth = self._hits()
-        return [(name, n, float(hits[truth == name].mean())) for name, n in Counter(truth.tolist()).most_common()]
-
-    def _hits(self) -> tuple[np.ndarray, np.ndarray]:
-        if not self._truth:
+        if not self._pairs:
             raise ConfigError(f"{self.task}: no picture of the test set has a label. Expected a 'label' field.")
-        predicted = np.array([self.labels[c] for c in self._predicted], dtype=object)
-        truth = np.array(self._truth, dtype=object)
-        return (predicted == truth).astype(float), truth
+        return [self._tally.figure(f"{self.task}/accuracy")]
+
+    def confusion(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """[C, C] int64 counts, truth down and prediction across, and the C classes.
+
+        Classes of the model that occur on neither side are left out; labels of the test set that the model cannot say
+        come last.
+        """
+        seen = {name for pair in self._pairs for name in pair}
+        names = [name for name in self.labels if name in seen] + sorted(seen - set(self.labels))
+        place = {name: k for k, name in enumerate(names)}
+        counts = np.zeros((len(names), len(names)), np.int64)
+        for (truth, said), count in self._pairs.items():
+            counts[place[truth], place[said]] = count
+        return counts, tuple(names)
+
+    def pages(self) -> dict[str, Any]:
+        """`classes.txt`: precision, recall and F1 of each class (scikit-learn); `confusion.png`."""
+        from sklearn.metrics import classification_report
+
+        from mmjax import report
+
+        counts, names = self.confusion()
+        truth, said = np.repeat(np.nonzero(counts), counts[counts > 0], axis=1)
+        text = classification_report(
+            truth,
+            said,
+            labels=np.arange(len(names)),
+            target_names=names,
+            zero_division=0,
+            digits=3,
+        )
+        return {"classes.txt": text, "confusion.png": report.draw_confusion(counts, names)}

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from mmjax.evaluators.figure import Figure
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.errors import ConfigError
+from mmjax.evaluators.figure import Figure, Record, Tally, valid_rows
 
 
 class PairAccuracy:
     """Accuracy over (picture, caption) pairs: {match, match_truth, match_valid} [B, P].
 
-    Baseline: the more frequent truth.
+    Baseline: the more frequent truth. A row's pairs are drawn together.
     """
 
     def __init__(self, task: str):
         self.task = task
-        self._right: list[np.ndarray] = []
-        self._truth: list[np.ndarray] = []
+        self._tally = Tally("always 'match'", "always 'no match'")
 
-    def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Any]) -> None:
-        for b in np.flatnonzero(batch["valid"]):
-            seen = outputs["match_valid"][b]
-            self._right.append((outputs["match"][b] == outputs["match_truth"][b])[seen])
-            self._truth.append(outputs["match_truth"][b][seen])
+    def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
+        for row, record in valid_rows(batch, annotations):
+            seen = outputs["match_valid"][row]
+            truth = outputs["match_truth"][row][seen]
+            right, count = np.sum(outputs["match"][row][seen] == truth), int(seen.sum())
+            if count:
+                self._tally.add(record, right, truth.sum(), count - truth.sum(), weight=count)
 
     def figures(self) -> list[Figure]:
-        sums = np.array([r.sum() for r in self._right], float)
-        counts = np.array([len(r) for r in self._right], float)
-        true_share = np.concatenate(self._truth).mean() if self._truth else 0.0
-        return [
-            Figure(
-                f"{self.task}/accuracy",
-                sums.sum() / max(counts.sum(), 1),
-                int(counts.sum()),
-                max(true_share, 1 - true_share),
-                "majority",
-                bootstrap_interval(sums, counts),
-            )
-        ]
+        if not len(self._tally):
+            raise ConfigError(f"{self.task}: no pair of the test set can be judged. Expected a 'texts' field.")
+        return [self._tally.figure(f"{self.task}/accuracy")]

@@ -6,8 +6,7 @@ import numpy as np
 
 from mmjax.data.survey import number
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record, valid_rows
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, valid_rows
 
 
 class Errors:
@@ -19,26 +18,21 @@ class Errors:
 
     def __init__(self, task: str, *, mean: float):
         self.task, self.mean = task, mean
-        self._predicted: list[float] = []
-        self._truth: list[float] = []
+        baseline = f"the training mean, {mean:.4g}"
+        self._squares, self._sizes = Tally(baseline), Tally(baseline)
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
         for row, record in valid_rows(batch, annotations):
             truth = number(record.get("label") or "")
             if truth is not None:
-                self._predicted.append(float(outputs["value"][row]))
-                self._truth.append(truth)
+                off, baseline = float(outputs["value"][row]) - truth, self.mean - truth
+                self._squares.add(record, off**2, baseline**2)
+                self._sizes.add(record, abs(off), abs(baseline))
 
     def figures(self) -> list[Figure]:
-        if not self._truth:
+        if not len(self._sizes):
             raise ConfigError(f"{self.task}: no picture of the test set has a number as its label. Expected some.")
-        truth = np.array(self._truth)
-        off, baseline = np.array(self._predicted) - truth, self.mean - truth
-        low, high = np.sqrt(bootstrap_interval(off**2))
-        rest = len(truth), f"the training mean, {self.mean:.4g}"
-        rmse, least = (float(np.sqrt(np.mean(x**2))) for x in (off, baseline))
-        mae, middle = (float(np.mean(np.abs(x))) for x in (off, baseline))
         return [
-            Figure(f"{self.task}/rmse", rmse, rest[0], least, rest[1], (float(low), float(high)), percent=False),
-            Figure(f"{self.task}/mae", mae, rest[0], middle, rest[1], bootstrap_interval(np.abs(off)), percent=False),
+            self._squares.figure(f"{self.task}/rmse", percent=False, link="root"),
+            self._sizes.figure(f"{self.task}/mae", percent=False),
         ]

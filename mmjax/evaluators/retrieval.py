@@ -9,8 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally
 
 RECALLS = (1, 5, 10)
 _TIE = 1e-6  # two float32 dot products of unit vectors that are this close are equal up to the order of summing
@@ -68,6 +67,7 @@ class Retrieval:
         self._text: list[np.ndarray] = []
         self._text_key: list[np.ndarray] = []
         self._owner: list[np.ndarray] = []  # the picture of each text, counted over the test set
+        self._records: list[Record] = []  # of the pictures, their names alone
         self._pictures = 0
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
@@ -78,6 +78,9 @@ class Retrieval:
         self._text.append(np.asarray(outputs["text_embedding"], np.float32)[valid][texts])
         self._text_key.append(np.asarray(batch["text_key"])[valid][texts])
         self._owner.append(self._pictures + np.nonzero(texts)[0])
+        self._records += [
+            {k: annotations[row][k] for k in ("id", "key") if k in annotations[row]} for row in np.flatnonzero(valid)
+        ]
         self._pictures += int(valid.sum())
 
     def figures(self) -> list[Figure]:
@@ -92,11 +95,11 @@ class Retrieval:
         suffix = f"_of_{size}" if self.gallery else ""
         figures = []
         for way, found in self._search(size).items():
-            for k, expected in zip(RECALLS, found.chance.mean(axis=0), strict=True):
-                hits = (found.rank <= k).astype(float)
-                interval = bootstrap_interval(hits, clusters=found.picture)
-                name, versus = f"{self.task}/{way}_r{k}{suffix}", f"chance, {size} pictures"
-                figures.append(Figure(name, float(hits.mean()), len(hits), float(expected), versus, interval))
+            for k, expected in zip(RECALLS, found.chance.T, strict=True):
+                tally = Tally(f"chance, {size} pictures")
+                for hit, chance_of, picture in zip(found.rank <= k, expected, found.picture, strict=True):
+                    tally.add(self._records[picture], hit, chance_of)
+                figures.append(tally.figure(f"{self.task}/{way}_r{k}{suffix}"))
         return figures
 
     def _search(self, size: int) -> dict[str, _Found]:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record, annotations_of, valid_rows
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, annotations_of, valid_rows
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {word: str(n) for n, word in enumerate(WORDS)}
@@ -73,17 +72,17 @@ class VQA:
     """`task/accuracy`, also by kind (`_yes_no`, `_other`) where a set has both; see `accuracy` for the rule.
 
     Reads outputs `answer` [B, K] of str and annotations' `qa`. Beside it: what the question alone gives
-    (`QuestionOnly`), and, as a figure of its own, `task/most_frequent_answer`. Intervals draw whole pictures.
+    (`QuestionOnly`) or the most frequent answer where that is better; the latter is also a figure of its own,
+    `task/most_frequent_answer`. Intervals draw whole pictures.
     """
 
     def __init__(self, task: str, *, train: Any = None):
         """train: a Source, a fitted `QuestionOnly`, or None (no baselines)."""
         self.task = task
         self.blind = train if train is None or isinstance(train, QuestionOnly) else QuestionOnly(train)
-        self._scores: list[tuple[float, float, float]] = []  # the model, question only, most frequent answer
-        self._yes_no: list[bool] = []
-        self._picture: list[int] = []
-        self._pictures = 0
+        names = ("question only", "most frequent answer") if self.blind else ()
+        self._tallies = {kind: Tally(*names) for kind in ("", "_yes_no", "_other")}
+        self._frequent = Tally()
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
         for row, record in valid_rows(batch, annotations):
@@ -95,30 +94,22 @@ class VQA:
                 )
             for qa, answer in zip(questions, outputs["answer"][row], strict=False):
                 if qa["answers"]:
-                    self._add(str(answer), qa)
-            self._pictures += 1
+                    self._add(record, str(answer), qa)
 
-    def _add(self, answer: str, qa: dict[str, Any]) -> None:
+    def _add(self, record: Record, answer: str, qa: dict[str, Any]) -> None:
         truths = qa["answers"]
         blind = (self.blind(qa["question"]), self.blind.most_frequent) if self.blind else ()
-        self._scores.append(tuple(accuracy(a, truths) for a in (answer, *blind)))
-        self._yes_no.append(Counter(map(normalise, truths)).most_common(1)[0][0] in ("yes", "no"))
-        self._picture.append(self._pictures)
+        scores = [accuracy(a, truths) for a in (answer, *blind)]
+        yes_no = Counter(map(normalise, truths)).most_common(1)[0][0] in ("yes", "no")
+        for kind in ("", "_yes_no" if yes_no else "_other"):
+            self._tallies[kind].add(record, *scores)
+        if self.blind:
+            self._frequent.add(record, scores[2])
 
     def figures(self) -> list[Figure]:
-        if not self._scores:
+        overall, yes_no, other = self._tallies.values()
+        if not len(overall):
             raise ConfigError(f"{self.task}: no question of the test set has an answer. Expected a 'qa' field.")
-        scores, yes_no, picture = np.array(self._scores), np.array(self._yes_no), np.array(self._picture)
-        kinds = {"": np.ones(len(scores), bool)}
-        if yes_no.any() and not yes_no.all():
-            kinds |= {"_yes_no": yes_no, "_other": ~yes_no}
-        figures = []
-        for kind, rows in kinds.items():
-            hits, interval = scores[rows, 0], bootstrap_interval(scores[rows, 0], clusters=picture[rows])
-            versus = (float(scores[rows, 1].mean()), "question only") if self.blind else (None, "")
-            figures.append(Figure(f"{self.task}/accuracy{kind}", float(hits.mean()), len(hits), *versus, interval))
-        if self.blind:
-            interval = bootstrap_interval(scores[:, 2], clusters=picture)
-            value = float(scores[:, 2].mean())
-            figures.append(Figure(f"{self.task}/most_frequent_answer", value, len(scores), interval=interval))
-        return figures
+        shown = self._tallies if len(yes_no) and len(other) else {"": overall}
+        figures = [tally.figure(f"{self.task}/accuracy{kind}") for kind, tally in shown.items()]
+        return figures + ([self._frequent.figure(f"{self.task}/most_frequent_answer")] if self.blind else [])

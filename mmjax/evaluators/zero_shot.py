@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmjax.data.templates import Template
-from mmjax.evaluators.figure import Figure, Record, valid_rows
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, valid_rows
 
 
 def average_prompts(embeddings: np.ndarray) -> np.ndarray:
@@ -28,7 +27,7 @@ class ZeroShot:
     def __init__(self, task: str):
         self.task = task
         self._images: list[np.ndarray] = []
-        self._labels: list[str] = []
+        self._records: list[Record] = []
         self._classes: dict[str, np.ndarray] = {}
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
@@ -36,17 +35,17 @@ class ZeroShot:
             label, prompt = record.get("label"), record.get("prompt", "")
             if label and prompt and Template.parse(prompt, self.task).names_only_the_label:
                 self._images.append(np.asarray(outputs["image_embedding"][row], np.float32))
-                self._labels.append(label)
+                self._records.append({k: record[k] for k in ("id", "key", "label") if k in record})
                 if label not in self._classes:
                     wordings = outputs["text_embedding"][row][batch["text_valid"][row]]
                     self._classes[label] = average_prompts(wordings[None])[0]
 
     def figures(self) -> list[Figure]:
-        if not self._labels:
+        if not self._records:
             return []
         names = sorted(self._classes)
         nearest = (np.stack(self._images) @ np.stack([self._classes[n] for n in names]).T).argmax(axis=1)
-        hits = np.array([names[i] == label for i, label in zip(nearest, self._labels, strict=True)], float)
-        chance, versus = 1 / len(names), f"chance, 1 of {len(names)}"
-        name = f"{self.task}/zero_shot_accuracy"
-        return [Figure(name, float(hits.mean()), len(hits), chance, versus, bootstrap_interval(hits))]
+        tally = Tally(f"chance, 1 of {len(names)}")
+        for i, record in zip(nearest, self._records, strict=True):
+            tally.add(record, names[i] == record["label"], 1 / len(names))
+        return [tally.figure(f"{self.task}/zero_shot_accuracy")]

@@ -124,13 +124,13 @@ class Decoder(nn.Module):
           mask: [B, L] bool, real tokens; None: all are.
           memory: Bm rows, Bm dividing B.
           segments: [B, L] int32, of packed rows, in place of the mask. Each reads the memory's segment of its number,
-            or all of a memory without segments.
+            or all of a memory without segments. Not with "prefix".
           cache: from `start_cache`. The memory is given with the first tokens only.
           positions: [B, L]; None counts the real tokens, those of a prefix included.
           prefix: [B, L] bool, tokens that all may see (a prompt that is read both ways: PaliGemma).
-          placed: for "prefix": each row of ids holds an `<image>` placeholder for every memory token, or none at all
-            (packed: for every one that is real). Another count makes the row NaN: it cannot be an error inside a
-            compiled step. False: the memory stands before the ids.
+          placed: for "prefix": each row of ids holds an `<image>` placeholder for every memory token, or none at all.
+            Another count makes the row NaN: it cannot be an error inside a compiled step. False: the memory stands
+            before the ids.
         """
         c = self.config
         x, shown, before = self.embed.embed(ids), None, 0
@@ -139,9 +139,8 @@ class Decoder(nn.Module):
             memory = self._project(memory)
             if c.memory == "prefix":
                 if segments is not None:
-                    x, shown = self._place_packed(x, ids, segments, memory, placed)
-                else:
-                    x, mask, shown, before = self._place(x, ids, mask, memory, placed)
+                    raise ValueError("decode: packed rows do not read a prefix; expected rows that are not packed.")
+                x, mask, shown, before = self._place(x, ids, mask, memory, placed)
                 memory = None
         if c.prefix_attention == "causal":
             shown = None
@@ -229,24 +228,6 @@ class Decoder(nn.Module):
             mask = jnp.concatenate([first, mask], 1)
         x = jnp.concatenate([memory.x.astype(x.dtype), x], 1)
         return x, mask, jnp.broadcast_to(prefix, (rows, prefix.size)), count
-
-    def _place_packed(
-        self, x: jax.Array, ids: jax.Array, segments: jax.Array, memory: Tokens, placed: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        """Embeddings with each segment's memory at its placeholders, and where those are. The n-th placeholder of a
-        sequence is its n-th memory token in the order of the segments.
-        """
-        if not placed or memory.segments is None:
-            raise ValueError("decode: packed rows read a prefix at placeholders, placed=True, from a packed memory.")
-        here = self._placeholders(ids)
-        last = jnp.iinfo(jnp.int32).max  # padding goes to the end
-        order = jnp.argsort(jnp.where(memory.segments > 0, memory.segments, last), axis=1, stable=True)
-        nth = jnp.clip(jnp.cumsum(here, 1) - 1, 0, order.shape[1] - 1)
-        source = jnp.take_along_axis(order, nth, 1)
-        held, real = jnp.sum(here, 1), jnp.sum(memory.segments > 0, 1)
-        fits = (held == real) & jnp.all(~here | (jnp.take_along_axis(memory.segments, source, 1) == segments), 1)
-        x = jnp.where(here[..., None], jnp.take_along_axis(memory.x, source[..., None], 1).astype(x.dtype), x)
-        return jnp.where((fits | (held == 0))[:, None, None], x, jnp.nan), here
 
     def _placeholders(self, ids: jax.Array) -> jax.Array:
         """[B, L] bool."""

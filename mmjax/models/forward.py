@@ -40,22 +40,30 @@ class Forward:
         self._key = rng
         self._kept: dict[str, Any] = {}
 
+    @property
+    def packed(self) -> int:
+        """S, the most rows of a sequence, in a batch of packed rows; else 0."""
+        valid = self.batch.get("valid")
+        return 0 if valid is None or valid.ndim == 1 else valid.shape[1]
+
     def image(self) -> ImageOutput:
-        """The batch's pictures, encoded: [B, H, W, 3]; [B, S, H, W, 3], then B * S rows; or in their own aspect, as
-        sequences of patches [B, N, P].
+        """The batch's pictures, encoded: [B, H, W, 3], or in their own aspect, patches [B, N, P]; of packed rows [B, S,
+        ...], then B * S rows.
         """
 
         def make() -> ImageOutput:
             picture = self._feature("image")
-            if picture.ndim == 3:
-                parts = (self._feature(f"image_{name}") for name in ("position", "grid", "mask"))
-                return self._apply("encode_image", Patches(picture, *parts, self.batch.get("image_segment")))
-            return self._apply("encode_image", picture.reshape(-1, *picture.shape[-3:]))
+            if "image_grid" not in self.batch:
+                return self._apply("encode_image", picture.reshape(-1, *picture.shape[-3:]))
+            patches = Patches(picture.reshape(-1, *picture.shape[-2:]), self.batch["image_grid"].reshape(-1, 2))
+            return self._apply("encode_image", patches)
 
         return self._once("image", make)
 
     def pictured(self) -> jax.Array:
-        """[B] bool: real rows that have a picture. A row without one (`image_valid`) holds a blank in its place."""
+        """[B], packed [B, S] bool: real rows that have a picture. A row without one (`image_valid`) holds a blank in
+        its place.
+        """
         valid = self._feature("valid")
         return valid & self.batch["image_valid"] if "image_valid" in self.batch else valid
 
@@ -66,8 +74,7 @@ class Forward:
             ids, segments = self._feature(feature), self.segments(feature)
             if segments is not None:
                 ids, segments = _packed_as_read(ids, segments, self.model.tokens)
-                packed = self._feature(f"{feature}_valid").shape[1]
-                return self._apply("encode_text", ids, None, segments, packed=packed, stage=feature)
+                return self._apply("encode_text", ids, None, segments, packed=self.packed, stage=feature)
             mask = self._feature(f"{feature}_mask")
             ids, mask = _as_read(ids.reshape(-1, ids.shape[-1]), mask.reshape(-1, mask.shape[-1]), self.model.tokens)
             return self._apply("encode_text", ids, mask, stage=feature)
@@ -79,13 +86,12 @@ class Forward:
         return self.batch.get(f"{feature}_segment")
 
     def fuse(self, feature: str = "text") -> Fused:
-        """The texts of a feature with the pictures; either may be absent from the batch."""
+        """The texts of a feature with the pictures; either may be absent from the batch, which is not packed."""
 
         def make() -> Fused:
             text = self.text(feature) if feature in self.batch else None
             image = self.memory() if "image" in self.batch else None
-            packed = text.pooled.shape[1] if self.segments(feature) is not None else 0
-            return self._apply("fuse", text and text.tokens, image, packed=packed)
+            return self._apply("fuse", text and text.tokens, image)
 
         return self._once(f"fuse/{feature}", make)
 
@@ -94,12 +100,12 @@ class Forward:
         return self._apply("fuse", text, image)
 
     def memory(self) -> Tokens:
-        """What texts and a decoder read: the patch tokens [B, N, D]; those of a row without a picture are masked. In
-        packed rows, `image_row` [B, S] says which segment reads which picture.
+        """What texts and a decoder read: the patch tokens [B, N, D]; those of a row without a picture are masked. Of
+        packed rows [B, S * N, D]: the text of segment s reads picture s alone.
         """
         tokens = self.image().tokens
-        if "image_row" in self.batch:
-            return tokens.of_rows(self.batch["image_row"])
+        if self.packed:
+            return tokens.side_by_side(jnp.where(self.pictured(), jnp.arange(1, self.packed + 1), 0))
         if "image_valid" not in self.batch:
             return tokens
         mask = jnp.broadcast_to(self.batch["image_valid"][:, None], tokens.x.shape[:2])

@@ -66,11 +66,10 @@ class Fusion(nn.Module):
     image_width: int = 0
 
     @nn.compact
-    def __call__(self, text: Tokens | None, image: Tokens | None, *, packed: int = 0, train: bool = False) -> Fused:
+    def __call__(self, text: Tokens | None, image: Tokens | None, *, train: bool = False) -> Fused:
         """text: [B * K, L, E]; image: [B, N, F], read by K texts each. Returns tokens of text's length (concat: L + N).
 
-        Without text, the tokens are the picture's, in the fusion's width. packed: the most rows in a sequence of packed
-        tokens (both have segments then), 0 where they are not; pooled is then [B, packed, D].
+        Without text, the tokens are the picture's, in the fusion's width. Neither is packed.
         """
         c = self.config
         if text is None and image is None:
@@ -81,7 +80,7 @@ class Fusion(nn.Module):
         if c.name == "concat":
             tokens = self._concat(text, image)
             stack = Transformer(c, self.dtype, name="transformer")
-            x = stack(tokens.x, mask=tokens.mask, segments=tokens.segments, train=train).x
+            x = stack(tokens.x, mask=tokens.mask, train=train).x
             tokens = tokens._replace(x=x)
         elif c.name == "none" or text is None:
             tokens = image if text is None else text
@@ -95,9 +94,9 @@ class Fusion(nn.Module):
                 memory_width=self.image_width,
                 name="transformer",
             )
-            x = stack(text.x, mask=text.mask, segments=text.segments, memory=image, train=train).x
+            x = stack(text.x, mask=text.mask, memory=image, train=train).x
             tokens = text._replace(x=x)
-        return Fused(tokens, Pool(c.pool, c, self.dtype, name="pool")(tokens, packed=packed))
+        return Fused(tokens, Pool(c.pool, c, self.dtype, name="pool")(tokens))
 
     def _project(self, tokens: Tokens | None, name: str) -> Tokens | None:
         """Into the fusion's width, by a linear map where the widths differ."""
@@ -114,12 +113,6 @@ class Fusion(nn.Module):
         rows = parts[0].x.shape[0]
         parts = [jax.tree.map(lambda v: jnp.repeat(v, rows // v.shape[0], axis=0), part) for part in parts]
         x = jnp.concatenate([part.x for part in parts], 1)
-        packed = [part.segments for part in parts if part.segments is not None]
-        if packed:
-            if len(packed) < len(parts):
-                raise ValueError("fuse: only one of text and picture is packed; expected segments of both.")
-            segments = jnp.concatenate(packed, 1)
-            return Tokens(x, segments > 0, segments)
         if all(part.mask is None for part in parts):
             return Tokens(x)
         masks = [jnp.ones(part.x.shape[:2], bool) if part.mask is None else part.mask for part in parts]

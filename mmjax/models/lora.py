@@ -92,8 +92,11 @@ def initial_factors(key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, jax.
     return made
 
 
-def merge(params: Mapping[str, jax.Array], scale: float) -> dict[str, jax.Array]:
-    """Flat parameters with factors -> without: each W becomes W + scale * A B, in full float32 precision."""
+def merge(params: Mapping[str, jax.Array], scale: float | None) -> dict[str, jax.Array]:
+    """Flat parameters with factors -> without: each W becomes W + scale * A B, in full float32 precision.
+
+    scale: None only where there are no factors.
+    """
     merged = {n: x for n, x in params.items() if not is_factor(n)}
     for name, a in params.items():
         if name.endswith(_A):

@@ -202,7 +202,7 @@ class Multimodal(nn.Module):
         self, image: jax.Array | Patches, mask: jax.Array | None = None, *, train: bool = False
     ) -> ImageOutput:
         """image: [B, H, W, 3] uint8, or float that is normalised already, with mask [B, N] bool, real patches; or
-        `Patches`, of packed pictures too: pooled and embedding are then [B, S, D].
+        `Patches`.
         """
         self._need("patch_encoder")
         tokens, pooled = self.patch_encoder(image, mask, train=train)
@@ -227,7 +227,9 @@ class Multimodal(nn.Module):
         self._need("text_encoder")
         tokens, pooled = self.text_encoder(ids, mask, segments, types=types, packed=packed, train=train)
         if self.config.text_vector == "fusion":
-            pooled = self.fusion(tokens, None, packed=packed, train=train).pooled
+            if segments is not None:
+                raise ConfigError("config.model.text_vector: 'fusion' does not read packed texts. Do not pack them.")
+            pooled = self.fusion(tokens, None, train=train).pooled
         embedding = _unit(self.text_projection(pooled)) if self.contrastive else None
         return TextOutput(tokens, pooled, embedding)
 
@@ -236,9 +238,9 @@ class Multimodal(nn.Module):
         self._need("sound_encoder")
         return self.sound_encoder(frames, mask, train=train)
 
-    def fuse(self, text: Tokens | None, image: Tokens | None, *, packed: int = 0, train: bool = False) -> Fused:
-        """text: [B * K, L, D] or None; image: [B, N, D] or None. packed: see `Fusion`."""
-        return self.fusion(text, image, packed=packed, train=train)
+    def fuse(self, text: Tokens | None, image: Tokens | None, *, train: bool = False) -> Fused:
+        """text: [B * K, L, D] or None; image: [B, N, D] or None."""
+        return self.fusion(text, image, train=train)
 
     def decode(
         self,

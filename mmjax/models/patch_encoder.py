@@ -82,20 +82,22 @@ class Patches(NamedTuple):
     """Pictures in their own aspect, as sequences of N patches (NaViT: Dehghani et al., 2023; SigLIP 2's NaFlex).
 
     Attributes:
-      values: [B, N, p * p * 3], as `patchify` cuts them; uint8, or float that is normalised already.
-      positions: [B, N, 2] int32, row and column in the picture's grid; 0 for padding.
-      grid: [B, 2] int32, rows and columns of the picture; with segments [B, S, 2], those of picture 1 to S, 0 where
-        there are fewer.
-      mask: [B, N] bool, real patches.
-      segments: [B, N] int32 where several pictures are packed into a row: 1 to S, 0 for padding. They do not see each
-        other. None: a picture a row.
+      values: [B, N, p * p * 3], as `patchify` cuts them, then padding; uint8, or float that is normalised already.
+      grid: [B, 2] int32, rows and columns of each picture; 0 where there is none.
     """
 
     values: jax.Array
-    positions: jax.Array
     grid: jax.Array
-    mask: jax.Array
-    segments: jax.Array | None = None
+
+    @property
+    def mask(self) -> jax.Array:
+        """[B, N] bool, real patches."""
+        return jnp.arange(self.values.shape[1]) < self.grid[:, :1] * self.grid[:, 1:]
+
+    @property
+    def positions(self) -> tuple[jax.Array, jax.Array]:
+        """Row and column of each patch in its picture's grid, each [B, N] int32; anything for padding."""
+        return jnp.divmod(jnp.arange(self.values.shape[1]), jnp.maximum(1, self.grid[:, 1:]))
 
 
 def normalise(pixels: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -129,8 +131,7 @@ class PatchEncoder(nn.Module):
         real; or `Patches`.
 
         Returns tokens [B, N, D] (N = H/p * W/p, and one more in front with pool "cls") and the pooled vectors [B, D].
-        Of packed pictures: tokens with segments (S more in front with pool "cls"), and [B, S, D]. Pool "none" gives
-        None, and `tokens_cls=False` no token more.
+        Pool "none" gives None, and `tokens_cls=False` no token more.
         """
         c = self.config.sized()
         project = Dense(
@@ -142,12 +143,11 @@ class PatchEncoder(nn.Module):
             bias_axes=("embed",),
             name="stem",
         )
-        present = None  # [B, S] bool, pictures of a packed row
         if isinstance(image, Patches):
             check_patches(image, c)
-            x = project(self._normalised(image.values.reshape(*image.mask.shape, -1, 3)).reshape(image.values.shape))
-            tokens = Tokens(x + self._positions_at(image, c).astype(self.dtype), image.mask, image.segments)
-            present = None if image.segments is None else image.grid[..., 0] > 0
+            shape = image.values.shape
+            x = project(self._normalised(image.values.reshape(*shape[:2], -1, 3)).reshape(shape))
+            tokens = Tokens(x + self._positions_at(image, c).astype(self.dtype), image.mask)
         else:
             grid = grid_of(image.shape[1:3], c.patch, c.cut_rim)
             image = image[:, : grid[0] * c.patch, : grid[1] * c.patch]
@@ -161,17 +161,17 @@ class PatchEncoder(nn.Module):
         if train and c.patch_dropout:
             tokens = self._drop_patches(tokens, c.patch_dropout)
         if c.pool == "cls":
-            tokens = self._with_cls(tokens, present)
+            tokens = self._with_cls(tokens)
         stack = Transformer(c, self.dtype, name="transformer")
-        out = stack(tokens.x, mask=tokens.mask, segments=tokens.segments, tap=c.tokens_layer, train=train)
-        packed, pooled = 0 if present is None else present.shape[1], None
+        out = stack(tokens.x, mask=tokens.mask, tap=c.tokens_layer, train=train)
+        pooled = None
         if c.pool != "none":
             pool = Pool("first" if c.pool == "cls" else c.pool, c, self.dtype, name="pool")
-            pooled = pool(tokens._replace(x=out.x), packed=packed)
+            pooled = pool(tokens._replace(x=out.x))
         if c.pooler == "tanh":
             pooled = jnp.tanh(pooler(c.width, self.dtype, name="pooler")(pooled))
         tokens = tokens._replace(x=out.early if c.tokens_layer else out.x)
-        return tokens if c.tokens_cls else jax.tree.map(lambda v: v[:, packed or 1 :], tokens), pooled
+        return tokens if c.tokens_cls else jax.tree.map(lambda v: v[:, 1:], tokens), pooled
 
     def _normalised(self, pixels: jax.Array) -> jax.Array:
         """[..., 3] -> the same in the compute type; see `normalise`."""
@@ -205,17 +205,14 @@ class PatchEncoder(nn.Module):
 
     def _positions_at(self, patches: Patches, c: PatchEncoderConfig) -> jax.Array:
         """[B, N, D]: for every picture what `_positions` gives for its grid."""
-        row, column = patches.positions[..., 0], patches.positions[..., 1]
+        row, column = patches.positions
         if c.position == "sincos":
             # A grid within N patches has no side longer than N.
-            axis = jnp.asarray(sincos_1d(patches.mask.shape[1], c.width // 2))
+            axis = jnp.asarray(sincos_1d(patches.values.shape[1], c.width // 2))
             return jnp.concatenate([jnp.take(axis, column, axis=0), jnp.take(axis, row, axis=0)], -1)
-        grid = patches.grid[:, None]
-        if patches.segments is not None:
-            grid = jnp.take_along_axis(patches.grid, jnp.maximum(0, patches.segments - 1)[..., None], 1)
         table = self._table(c)
-        down = reading(row, grid[..., 0], table.shape[0])
-        across = reading(column, grid[..., 1], table.shape[1])
+        down = reading(row, patches.grid[:, :1], table.shape[0])
+        across = reading(column, patches.grid[:, 1:], table.shape[1])
         # One product with a [B, N, h * w] matrix: 0.2 % of the operations of a ViT-B on 256 patches.
         weights = (down[..., :, None] * across[..., None, :]).reshape(*row.shape, -1)
         return jnp.einsum("bnp,pd->bnd", weights, table.reshape(-1, c.width), precision="highest")
@@ -234,30 +231,29 @@ class PatchEncoder(nn.Module):
         rows = jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
         return jax.tree.map(lambda v: jnp.take_along_axis(v, rows[..., None] if v.ndim == 3 else rows, 1), tokens)
 
-    def _with_cls(self, tokens: Tokens, present: jax.Array | None) -> Tokens:
-        """The extra token in front; of a packed row one for each of its S pictures, padding where there are fewer."""
-        x, mask, segments = tokens
+    def _with_cls(self, tokens: Tokens) -> Tokens:
+        """The extra token in front."""
+        x, mask, _ = tokens
         boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, None, "embed"))
         cls = self.param("cls", boxed, (1, 1, x.shape[-1])).astype(self.dtype)
         if self.config.cls_position:
             cls = cls + self.param("cls_position", boxed, (1, 1, x.shape[-1])).astype(self.dtype)
-        if present is not None:
-            first = jnp.where(present, jnp.arange(1, present.shape[1] + 1), 0)
-            segments = jnp.concatenate([first, segments], 1)
-            mask = segments > 0
-        elif mask is not None:
-            mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        count = 1 if present is None else present.shape[1]
-        return Tokens(jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], count, x.shape[-1])), x], 1), mask, segments)
+        mask = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        return Tokens(jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], 1), mask)
 
 
-def check_patches(patches: Patches, c: PatchEncoderConfig) -> None:
-    """Whether the encoder can read pictures as patches of this size."""
+def check_stem(c: PatchEncoderConfig) -> None:
+    """Whether the encoder can read pictures as patches."""
     if c.stem == "conv":
         raise ConfigError(
             "config.model.patch_encoder.stem: 'conv' reads across patches, so it needs whole pictures. Set it to "
             "'linear', or config.processor.image.aspect to 'square'."
         )
+
+
+def check_patches(patches: Patches, c: PatchEncoderConfig) -> None:
+    """Whether the encoder can read pictures as patches of this size."""
+    check_stem(c)
     values = patches.values.shape[-1]
     if values != c.patch * c.patch * 3:
         raise ConfigError(

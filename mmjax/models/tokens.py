@@ -19,20 +19,16 @@ class Tokens(NamedTuple):
     mask: jax.Array | None = None
     segments: jax.Array | None = None
 
-    def of_rows(self, owner: jax.Array) -> Tokens:
-        """Tokens of pictures that were encoded each by itself -> [B, M, D], a memory for packed rows.
+    def side_by_side(self, owner: jax.Array) -> Tokens:
+        """Tokens [B * S, N, D] of pictures, each a row -> [B, S * N, D], a memory for packed rows.
 
-        owner: [B, S] int32, the segment that reads picture s of each sequence, 0 where there is no such picture. The
-        pictures are segments already, or rows [B * S, N, D], which then lie side by side.
+        owner: [B, S] int32, the segment that reads picture s of each sequence, 0 where there is no such picture.
         """
-        rows, pictures = owner.shape
-        if self.segments is not None:
-            x, segments = self.x, jnp.take_along_axis(jnp.pad(owner, ((0, 0), (1, 0))), self.segments, 1)
-        else:
-            x, segments = self.x.reshape(rows, -1, self.x.shape[-1]), jnp.repeat(owner, self.x.shape[1], axis=1)
-            if self.mask is not None:
-                segments = jnp.where(self.mask.reshape(rows, -1), segments, 0)
-        return Tokens(x, segments > 0, segments)
+        rows = owner.shape[0]
+        segments = jnp.repeat(owner, self.x.shape[1], axis=1)
+        if self.mask is not None:
+            segments = jnp.where(self.mask.reshape(rows, -1), segments, 0)
+        return Tokens(self.x.reshape(rows, -1, self.x.shape[-1]), segments > 0, segments)
 
 
 def same_row(queries: jax.Array, keys: jax.Array) -> jax.Array:

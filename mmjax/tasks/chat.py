@@ -21,12 +21,15 @@ from mmjax.tasks.task import SumWeight, Task
 
 
 class Conversation(NamedTuple):
-    """ids, mask, supervised: [B, L]. placed: ids hold an `<image>` for every token of the memory."""
+    """ids, mask, supervised: [B, L]; segments: of packed ones, in place of the mask. placed: ids hold an `<image>` for
+    every token of the memory.
+    """
 
     ids: jax.Array
-    mask: jax.Array
+    mask: jax.Array | None
     supervised: jax.Array
-    placed: bool
+    segments: jax.Array | None = None
+    placed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Chat(Task):
     label_smoothing: float = 0.0
     reply_length: int = 32
 
+    packs: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "decoder"})
 
     def check(self, where: str) -> None:
@@ -55,19 +59,24 @@ class Chat(Task):
         return frozenset({"image", "chat"})
 
     def _conversation(self, forward: Forward) -> Conversation:
-        parts = tuple(forward.batch[name] for name in ("chat", "chat_mask", "chat_supervised"))
-        image = forward.model.tokens.image
+        batch, segments, image = forward.batch, forward.segments("chat"), forward.model.tokens.image
+        if segments is not None:
+            return Conversation(batch["chat"], None, batch["chat_supervised"], segments)
+        parts = tuple(batch[name] for name in ("chat", "chat_mask", "chat_supervised"))
         if forward.model.config.decoder.memory != "prefix" or image < 0:
-            return Conversation(*parts, placed=False)
+            return Conversation(*parts)
         return Conversation(*widen(*parts, image, forward.memory().x.shape[1]), placed=True)
 
     def _logits(self, forward: Forward, talk: Conversation) -> jax.Array:
-        return forward.decode(talk.ids, talk.mask, forward.memory(), placed=talk.placed).logits
+        memory, placed = forward.memory(), talk.placed
+        return forward.decode(talk.ids, talk.mask, memory, segments=talk.segments, placed=placed).logits
 
     def loss(self, forward: Forward) -> dict[str, SumWeight]:
         talk = self._conversation(forward)
         logits = self._logits(forward, talk)
-        targets = talk.supervised & forward.batch["valid"][:, None]
+        targets = talk.supervised
+        if talk.segments is None:  # packed, only valid rows have a text
+            targets &= forward.batch["valid"][:, None]
         smoothing = self.label_smoothing if forward.train else 0.0
         return {
             "loss": next_token_loss(logits, talk.ids, targets, label_smoothing=smoothing),

@@ -144,3 +144,23 @@ class Classification(Task):
         name = outputs["class_name"][row]
         truth = record.get("label")
         return [(f"{name} ({outputs['probability'][row]:.0%})", None if truth is None else name == truth)]
+
+    def mistakes(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool]]:
+        truth = record.get("label") if self.labels == "one" else ", ".join(record.get("labels", ()))
+        return [(f"{text}, is {truth}", False) for text, _ in super().mistakes(outputs, row, record)]
+
+    def said(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> dict[str, Any]:
+        """Of one class: badness is the probability of a wrong one. Of many: the error of the worst class above 0.5."""
+        p = outputs["probability"][row]
+        if self.labels == "many":
+            line: dict[str, Any] = {"labels": outputs["found"][row]}
+            if "labels" in record:
+                error = float(np.max(np.abs(outputs["labels"][row] - p)))
+                right = set(outputs["found"][row]) == set(record["labels"])
+                line |= {"truth": record["labels"], "right": float(right), "badness": error if error > 0.5 else 0.0}
+            return line
+        line = {"label": outputs["class_name"][row], "probability": p}
+        if (truth := record.get("label")) is not None:
+            right = line["label"] == truth
+            line |= {"truth": truth, "right": float(right), "badness": 0.0 if right else float(p)}
+        return line

@@ -36,6 +36,7 @@ class Contrastive(Task):
     gallery: int = 0
 
     couples_rows: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "text_encoder", "contrastive"})
 
     @property
@@ -43,12 +44,16 @@ class Contrastive(Task):
         return frozenset({"image", "text"})
 
     def embed(self, forward: Forward) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """Row by row: unit embeddings {image [B, E], text [B, K, E]}, and the keys that the loss compares."""
+        """Row by row: unit embeddings {image [B, E], text [B, K, E]}, and the keys that the loss compares. Of packed
+        rows B * S, with one text each.
+        """
         batch = forward.batch
         images, texts = forward.image().embedding, forward.text("text").embedding
-        embeddings = {"image": images, "text": texts.reshape(*batch["text_valid"].shape, texts.shape[-1])}
-        keys = {k: batch[k] for k in ("valid", "image_key", "text_valid", "text_key")}
-        return embeddings, keys | {"pictured": forward.pictured()}
+        keys = {k: batch[k].reshape(len(images)) for k in ("valid", "image_key")} | {
+            k: batch[k].reshape(len(images), -1) for k in ("text_valid", "text_key")
+        }
+        embeddings = {"image": images, "text": texts.reshape(*keys["text_valid"].shape, texts.shape[-1])}
+        return embeddings, keys | {"pictured": forward.pictured().reshape(-1)}
 
     def couple(
         self, embeddings: dict[str, jax.Array], keys: dict[str, jax.Array], scale: tuple[jax.Array, jax.Array]

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mmjax.config import choice
+from mmjax.data.survey import number
 from mmjax.errors import ConfigError
 from mmjax.evaluators.regression import Errors
 from mmjax.losses.regression import huber, squared
@@ -68,3 +69,13 @@ class Regression(Task):
     ) -> list[tuple[str, bool | None]]:
         truth = record.get("label")
         return [(f"{outputs['value'][row]:.4g}" + (f" ({truth})" if truth else ""), None)]
+
+    def mistakes(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool]]:
+        return [(text, False) for text, _ in self.describe(outputs, row, record)]
+
+    def said(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> dict[str, Any]:
+        """Badness: how far the value is off."""
+        line: dict[str, Any] = {"value": outputs["value"][row]}
+        if (truth := number(record.get("label") or "")) is not None:
+            line |= {"truth": truth, "badness": abs(float(line["value"]) - truth)}
+        return line

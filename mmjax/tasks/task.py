@@ -47,6 +47,7 @@ class Task:
     stream: str = ""
 
     couples_rows: ClassVar[bool] = False  # the loss of one row depends on other rows of the batch
+    packs: ClassVar[bool] = False  # its loss reads batches of packed rows (data/packing.py)
     needs: ClassVar[frozenset[str]] = frozenset()  # parts of the model: text_encoder, fusion, decoder, contrastive
 
     @staticmethod
@@ -102,3 +103,18 @@ class Task:
     ) -> list[tuple[str, bool | None]]:
         """Lines for the picture panel: (text, right or wrong or None)."""
         return []
+
+    def mistakes(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool]]:
+        """Lines for the panel of the worst rows: what is wrong."""
+        return [(text, False) for text, right in self.describe(outputs, row, record) if right is False]
+
+    def said(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> dict[str, Any]:
+        """What it says of a row, for a line of JSON.
+
+        Where the record knows the truth, also `right`, a share, and `badness`: 0 where nothing is wrong, and the larger
+        the worse, by which the worst rows are found.
+        """
+        lines = self.describe(outputs, row, record)
+        judged = [float(right) for _, right in lines if right is not None]
+        right = {"right": float(np.mean(judged)), "badness": 1 - float(np.mean(judged))} if judged else {}
+        return {"said": [text for text, _ in lines], **right}

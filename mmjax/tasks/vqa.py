@@ -13,6 +13,7 @@ import numpy as np
 from mmjax.config import choice
 from mmjax.decoding import generate
 from mmjax.evaluators.vqa import VQA as AnswerJudge
+from mmjax.evaluators.vqa import accuracy as score
 from mmjax.losses.classification import accuracy, cross_entropy
 from mmjax.losses.language import next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
@@ -71,7 +72,7 @@ class VQA(Task):
         fused = forward.fuse("question")
         if self.answer == "class":
             logits = forward.head(self.name, fused.pooled).reshape(*shape, -1)
-            return {"class": jnp.argmax(logits, -1)}
+            return {"class": jnp.argmax(logits, -1), "confidence": jnp.max(jax.nn.softmax(logits), -1)}
         length = forward.batch["answer_text"].shape[-1]
         ids = generate(forward.model, forward.params, fused.tokens, length=length)
         return {"ids": ids.reshape(*shape, length)}
@@ -92,10 +93,31 @@ class VQA(Task):
     def describe(
         self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]
     ) -> list[tuple[str, bool | None]]:
+        return self._lines(outputs, row, record)[:3]
+
+    def mistakes(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool]]:
+        return [(text, False) for text, right in self._lines(outputs, row, record) if right is False][:3]
+
+    def said(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> dict[str, Any]:
+        """Badness: the largest confidence (1 where the answer is generated) in an answer that is wrong."""
+        asked = record.get("qa", ())
+        answers = [str(a) for a in outputs["answer"][row][: len(asked)]]
+        sure = outputs["confidence"][row][: len(asked)] if "confidence" in outputs else np.ones(len(asked))
+        line: dict[str, Any] = {"question": [qa["question"] for qa in asked], "answer": answers}
+        if "confidence" in outputs:
+            line["confidence"] = sure
+        truths = [qa.get("answers", ()) for qa in asked]
+        scores = [score(answer, truth) if truth else None for answer, truth in zip(answers, truths, strict=True)]
+        if any(s is not None for s in scores):
+            worst = max(p * (1 - s) for p, s in zip(sure, scores, strict=True) if s is not None)
+            right = float(np.mean([s for s in scores if s is not None]))
+            line |= {"truth": truths, "right": right, "badness": float(worst)}
+        return line
+
+    def _lines(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> list[tuple[str, bool | None]]:
         lines = []
-        for k, qa in enumerate(record.get("qa", ())[:3]):
-            answer = outputs["answer"][row][k]
+        for qa, answer in zip(record.get("qa", ()), outputs["answer"][row], strict=False):
             truth = qa.get("answers", ())
-            right = answer in [a.strip().lower() for a in truth] if truth else None
+            right = score(str(answer), truth) >= 0.5 if truth else None
             lines.append((f"{qa['question']} {answer}" + (f" ({truth[0]})" if right is False else ""), right))
         return lines

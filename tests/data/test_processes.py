@@ -28,25 +28,35 @@ rows = sharding.local_rows(mesh, 8)
 pipeline = assemble.train_pipelines(config, data, processor, mesh)["main"]
 for step, batch in enumerate(pipeline.batches(int(start), 5), int(start)):
     sums = batch["image"].reshape(len(rows), -1).astype(int).sum(1)
-    keys = batch["text_key"][:, 0]
-    print("BATCH", json.dumps([step, rows.tolist(), batch["row"].tolist(), keys.tolist(), sums.tolist()]))
+    words = [text.tolist() for text in batch["text"]]
+    print("BATCH", json.dumps([step, rows.tolist(), batch["row"].tolist(), words, sums.tolist()]))
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("processes")
+LAYOUTS = {
+    "mixture": {},
+    "buckets": {"buckets": [8]},
+    "packed": {"stream": "", "path": "two.csv", "pack_tokens": 24, "pack_rows": 3},
+}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def folder(request, tmp_path_factory):
+    """Two sources, mixed, mixed in buckets, or one of them packed, in pictures of their own aspect."""
+    root = tmp_path_factory.mktemp(request.param)
     for name, n in (("one", 10), ("two", 25)):
         lines = ["image,caption"]
         for i in range(n):
-            pixels = np.random.default_rng(i).integers(0, 256, (12, 12, 3), np.uint8)
+            pixels = np.random.default_rng(i).integers(0, 256, (12, 12 + i, 3), np.uint8)
             Image.fromarray(pixels).save(root / f"{name}{i}.png")
-            lines += [f"{name}{i}.png,caption {k} of {name} {i}" for k in range(3)]
+            lines += [f"{name}{i}.png,caption {k} of {name} {i}{i % 4 * ' and more'}" for k in range(3)]
         (root / f"{name}.csv").write_text("\n".join(lines))
     sources = {"one": {"path": "one.csv", "weight": 1}, "two": {"path": "two.csv", "weight": 2}}
+    native = {"aspect": "native", "tokens": 5} if request.param == "packed" else {}
+    train = {"batch_size": BATCH, "stream": "main", **LAYOUTS[request.param], **({} if native else sources)}
     config = {
-        "data": {"root": str(root), "train": {"batch_size": BATCH, "stream": "main", **sources}, "holdout": 0},
-        "processor": {"image": {"size": 8}, "augment": {"crop_area": [0.5, 1], "flip": True}, "length": 12},
+        "data": {"root": str(root), "train": train, "holdout": 0},
+        "processor": {"image": {"size": 8, **native}, "augment": {"crop_area": [0.5, 1], "flip": True}, "length": 12},
         "model": {"embed_dim": 8, "patch_encoder": {"width": 8, "depth": 1, "heads": 1, "patch": 8},
                   "text_encoder": {"width": 8, "depth": 1, "heads": 1}},
         "tasks": {"contrastive": {}},
@@ -57,7 +67,7 @@ def folder(tmp_path_factory):
 
 
 def read(folder, processes=1, start=0, threads=2):
-    """{(step, position in the batch): (row, caption, sum of the picture)} of all processes together."""
+    """{(step, position in the batch): (its rows, captions, sum of the pixels)} of all processes together."""
     config = json.loads((folder / "config.json").read_text())
     config["data"]["threads"] = threads
     (folder / "config.json").write_text(json.dumps(config))

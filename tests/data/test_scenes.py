@@ -26,7 +26,7 @@ def pairs_said(record):
     return {pair for text in said for pair in pattern.findall(text)}
 
 
-@pytest.mark.parametrize("kind", ["easy", "full"])
+@pytest.mark.parametrize("kind", ["easy", "full", "truth"])
 def test_a_picture_depends_on_its_number_and_split_only(kind):
     first = [make_record(kind, "train", i) for i in (5, 6)]
     again = [make_record(kind, "train", i) for i in (6, 5)][::-1]
@@ -50,7 +50,7 @@ def test_held_out_pairs_are_in_every_unseen_picture_and_nowhere_else(kind):
         assert all(shown <= pairs_said({"texts": [text], "qa": []}) for text in record["texts"])
 
 
-@pytest.mark.parametrize("kind", ["easy", "full"])
+@pytest.mark.parametrize("kind", ["easy", "full", "truth"])
 def test_captions_parse_back_to_the_scene(kind):
     for record in records(kind, "train", 100):
         truth = collections.Counter(
@@ -154,13 +154,18 @@ def test_edges_are_anti_aliased():
 
 
 def test_shapes_of_a_scene_do_not_touch():
-    for kind in ("easy", "full"):
+    for kind in scenes.KINDS:
         for i in range(300):
             scene = scenes.sample_scene(kind, "train", np.random.default_rng(i))
             for k, a in enumerate(scene):
                 assert min(a["x"], a["y"], 1 - a["x"], 1 - a["y"]) > 0.9 * a["radius"]
                 for b in scene[:k]:
                     assert max(abs(a["x"] - b["x"]), abs(a["y"] - b["y"])) > 0.98 * (a["radius"] + b["radius"])
+
+
+def test_twos_are_never_parted():
+    config = scenes.SceneConfig.named("truth_41train")
+    assert [config.count(split) for split in scenes.SPLITS] == [42, 8, 8, 8]
 
 
 @pytest.mark.parametrize("name", ["hard", "easy_px", "easy_16px", "full_0train"])

@@ -73,11 +73,11 @@ def test_accuracy_overall_and_by_kind_beside_the_blind_answers():
 
 
 def test_intervals_draw_pictures_not_questions():
-    record = {"id": "0", "qa": [qa("q?", "red")] * 8}
+    records = [{"id": str(i), "qa": [qa("q?", "red")] * 8} for i in range(10)]
     evaluator = VQA("vqa")
     answers = np.array([["red"] * 8, ["blue"] * 8] * 5, dtype=object)
     batch = {"valid": np.ones(10, bool), "question_valid": np.ones((10, 8), bool)}
-    evaluator.update({"answer": answers}, batch, [record] * 10)
+    evaluator.update({"answer": answers}, batch, records)
     low, high = evaluator.figures()[0].interval
     assert high - low > 0.5  # ten pictures, not eighty questions (0.22)
 

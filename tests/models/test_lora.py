@@ -90,7 +90,7 @@ class Step:
 def many(tiny_mapping):
     def make(mesh, scan=False):
         mapping = tiny_mapping("captioning", "contrastive")
-        mapping |= {"mesh": mesh, "adapt": {"lora": [".*/(attention|mlp)/.*"], "rank": 2}}
+        mapping |= {"mesh": mesh, "adapt": {"lora": [".*/(attention|mlp)/.*"], "rank": 2, "alpha": 2}}
         for tower in ("patch_encoder", "text_encoder", "decoder"):
             mapping["model"][tower]["scan"] = scan
         mapping["model"]["fusion"] = {"name": "none"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmjax.config import build
-from mmjax.data.packing import patch_arrays
+from mmjax.data.patches import cut
 from mmjax.errors import ConfigError
 from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches, patchify, reading, resample, sincos_2d
 
@@ -104,11 +104,10 @@ def test_sizes_that_do_not_divide_are_errors():
         build(PatchEncoderConfig, {"patch": 14, "stem": "conv"}, "config.p")
 
 
-def as_patches(pictures, tokens, packed=0):
-    """Pictures [H, W, 3] as `Patches`: one a row, or all in one row of up to `packed`."""
-    arrays = patch_arrays([pictures] if packed else [[p] for p in pictures], 4, tokens, packed)
-    names = ("image", "image_position", "image_grid", "image_mask")
-    return Patches(*(jnp.asarray(arrays[n]) for n in names), arrays.get("image_segment"))
+def as_patches(pictures, tokens):
+    """Pictures [H, W, 3] as `Patches`."""
+    arrays = cut(pictures, 4, tokens)
+    return Patches(jnp.asarray(arrays["image"]), jnp.asarray(arrays["image_grid"]))
 
 
 def figures(encoder, params, inputs):
@@ -116,11 +115,8 @@ def figures(encoder, params, inputs):
 
     def loss(params, image):
         tokens, pooled = encoder.apply({"params": params}, image)
-        mask, packed = tokens.mask, pooled.ndim == 3
-        mask = jnp.ones(tokens.x.shape[:2], bool) if mask is None else mask
-        present = image.grid[..., :1] > 0 if packed else True
-        total = jnp.sum(jnp.sin(tokens.x) * mask[..., None]) + jnp.sum(jnp.cos(pooled), where=present)
-        return total, (tokens, pooled)
+        mask = jnp.ones(tokens.x.shape[:2], bool) if tokens.mask is None else tokens.mask
+        return jnp.sum(jnp.sin(tokens.x) * mask[..., None]) + jnp.sum(jnp.cos(pooled)), (tokens, pooled)
 
     def run(params):
         made = [jax.grad(loss, has_aux=True)(params, image) for image in inputs]
@@ -160,16 +156,14 @@ def test_positions_are_read_for_every_grid_as_the_plain_path_resamples_them(grid
 
 
 @pytest.mark.parametrize(("pool", "position"), NATIVE)
-def test_pictures_packed_into_one_row_equal_the_same_apart(pool, position):
+def test_pictures_of_other_aspects_equal_the_plain_path(pool, position):
     encoder, params = make((8, 8), pool=pool, position=position)
     pictures = [np.asarray(pixels(*size, 3)) for size in ((8, 12), (12, 4))]
     whole = [jnp.asarray(p)[None] for p in pictures]
-    a, b, both = figures(encoder, params, [*whole, as_patches(pictures, 11, packed=3)])
-    assert both[1].shape == (1, 3, 8)
+    a, b, both = figures(encoder, params, [*whole, as_patches(pictures, 7)])
     for i, alone in enumerate((a, b)):
-        own = np.asarray(both[0].segments[0]) == i + 1
-        np.testing.assert_allclose(both[0].x[0, own], alone[0].x[0], atol=5e-6)
-        np.testing.assert_allclose(both[1][0, i], alone[1][0], atol=5e-6)
+        np.testing.assert_allclose(both[0].x[i, : alone[0].x.shape[1]], alone[0].x[0], atol=5e-6)
+        np.testing.assert_allclose(both[1][i], alone[1][0], atol=5e-6)
     same(both[2], jax.tree.map(jnp.add, a[2], b[2]))
 
 
@@ -183,12 +177,12 @@ def test_padding_of_patches_changes_nothing():
     np.testing.assert_array_equal(clean.x[:, :4], other.x[:, :4])
 
 
-def test_dropped_patches_of_packed_pictures_keep_their_segments():
+def test_dropped_patches_are_padding_first():
     encoder, params = make(patch_dropout=0.5)
-    patches = as_patches([np.asarray(pixels(8, 8, 3)), np.asarray(pixels(4, 8, 3))], 12, packed=2)
+    patches = as_patches([np.asarray(pixels(8, 8, 3)), np.asarray(pixels(4, 8, 3))], 8)
     apply = jax.jit(lambda rngs: encoder.apply({"params": params}, patches, train=True, rngs=rngs))
-    tokens, pooled = apply({"dropout": jax.random.key(0)})
-    assert tokens.segments.tolist() == [[1, 1, 1, 1, 2, 2]] and pooled.shape == (1, 2, 8)
+    tokens, _ = apply({"dropout": jax.random.key(0)})
+    assert tokens.mask.sum(1).tolist() == [4, 2]
 
 
 def test_patches_of_another_size_and_a_stem_of_convolutions_are_errors():
@@ -219,19 +213,6 @@ def test_tokens_may_be_those_of_an_earlier_layer_without_the_extra_token():
     kept = {**params, "transformer": {k: v for k, v in params["transformer"].items() if k.startswith("block_0")}}
     np.testing.assert_allclose(tokens.x, short.apply({"params": kept}, image)[0].x[:, 1:], atol=1e-5)
     np.testing.assert_array_equal(pooled, make(depth=3, pool="cls")[0].apply({"params": params}, image)[1])
-
-
-def test_packed_pictures_lose_as_many_extra_tokens_as_they_have():
-    values = [np.asarray(pixels(*side, 3)) for side in ((8, 12), (4, 8))]
-    arrays = patch_arrays([values], 4, 10, pictures=3)
-    parts = (arrays["image"], *(arrays[f"image_{k}"] for k in ("position", "grid", "mask", "segment")))
-    patches = Patches(*map(jnp.asarray, parts))
-    encoder, params = make(pool="cls", tokens_cls=False)
-    tokens, pooled = encoder.apply({"params": params}, patches)
-    assert tokens.x.shape[1] == 10 and pooled.shape == (1, 3, 8)
-    np.testing.assert_array_equal(tokens.segments, patches.segments)
-    alone = encoder.apply({"params": params}, jnp.asarray(values[1])[None])[0].x
-    np.testing.assert_allclose(tokens.x[tokens.segments == 2], alone[0], atol=1e-5)
 
 
 def test_pooler_is_tanh_of_a_dense_layer_and_pool_none_gives_no_vector():

@@ -8,6 +8,7 @@ import pytest
 from mmjax import cli
 
 
+@pytest.mark.slow
 def test_numbers_are_learnt_from_their_mean(small, tiny_set, run_file, tmp_path):
     lines = [json.loads(x) for x in (tiny_set / "all.jsonl").read_text().splitlines()]
     names = sorted({x["image"] for x in lines})

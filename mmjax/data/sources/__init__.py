@@ -29,7 +29,11 @@ class SourceConfig:
       prompt: what the texts are put into, e.g. "a photo of a {label}." (`data/templates.py`).
       stream: the training stream that it feeds; sources of one stream are mixed.
       weight: its share of the stream's rows, relative to the others'; 0 in all of them takes the numbers of rows.
-      batch_size: of the stream.
+      batch_size: of the stream: rows, or packed sequences.
+      pack_tokens, pack_rows: the tokens of a packed sequence of the stream, and the most rows in it
+        (`data/packing.py`); 0 packs nothing. For training: other sets are read row by row.
+      buckets: lengths below `processor.length` (conversations: `chat_length`) that a training batch of the stream is
+        cut to, where all its texts are that short (`data/buckets.py`); rows of like length then lie in a batch.
       group: True makes a row a picture with all that is said of it, False a row of each line.
       max_bad_fraction: see `DataConfig`, whose value it takes where it has none.
     """
@@ -43,12 +47,24 @@ class SourceConfig:
     stream: str = ""
     weight: float = 0.0
     batch_size: int = 0
+    pack_tokens: int = 0
+    pack_rows: int = 0
+    buckets: tuple[int, ...] = ()
     group: bool = True
     max_bad_fraction: float = 0.0
 
     def check(self, where: str) -> None:
         if self.weight < 0:
             raise ConfigError(f"{where}.weight: found {self.weight}, expected 0 or more.")
+        if min(self.pack_tokens, self.pack_rows) < 0 or bool(self.pack_tokens) != bool(self.pack_rows):
+            raise ConfigError(
+                f"{where}: found pack_tokens {self.pack_tokens} and pack_rows {self.pack_rows}, expected both above 0 "
+                "(the tokens of a packed sequence, and the most rows in it), or none."
+            )
+        if self.pack_rows and self.buckets:
+            raise ConfigError(
+                f"{where}.buckets: found {self.buckets}, but packed sequences have one length. Leave it out."
+            )
         if not 0 <= self.max_bad_fraction < 1:
             raise ConfigError(f"{where}.max_bad_fraction: found {self.max_bad_fraction}, expected a share in [0, 1).")
 

@@ -70,7 +70,7 @@ def open_source(path: Path, config: SourceConfig, where: str) -> Source:
 
     Raises ConfigError where it is not clear which of these it is, and for a folder without pictures.
     """
-    files = _files(path)
+    files = files_below(path)
     pictures = sorted(name for name in files if _extension(name) in EXTENSIONS)
     if config.format != "folder" and (about := _annotations(path, files, pictures, where)):
         return _open_through(path / about, config, where)
@@ -108,7 +108,7 @@ def open_source(path: Path, config: SourceConfig, where: str) -> Source:
     return FolderSource(path, rows, digest.hexdigest(), left_aside)
 
 
-def _files(root: Path) -> dict[str, int]:
+def files_below(root: Path) -> dict[str, int]:
     """{path below root with forward slashes: bytes}, without hidden files."""
     found = {}
     for folder, folders, names in os.walk(root):

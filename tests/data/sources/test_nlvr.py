@@ -1,5 +1,6 @@
 """NLVR: six pictures an example, named for the split; a sentence never parts between training and validation."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -55,6 +56,27 @@ def test_a_sentence_never_parts(tmp_path, monkeypatch):
     assert len(train) + len(validation) == 240 and not sides[0] & sides[1]
 
 
+def box(*colors):
+    return [{"color": color, "x_loc": k} for k, color in enumerate(colors)]
+
+
+def test_a_drawing_under_two_sentences_keeps_them_together(tmp_path):
+    rows = [
+        ("a tower", [box("red"), box("blue", "black")]),
+        ("a roof", [box("black", "blue")[::-1], box("red")]),  # other boxes: black is first here
+        ("a wall", [box("blue", "black")[::-1], box("red")]),  # the first drawing, in another order
+        ("a wall", [box("green")]),
+        ("a door", [box("green")]),
+        ("a gate", None),
+    ]
+    items = [
+        {**example(f"{k}-0", sentence), **({"structured_rep": boxes} if boxes else {})}
+        for k, (sentence, boxes) in enumerate(rows)
+    ]
+    source = opened(write(tmp_path, items))
+    assert [source.annotations(6 * k)["key"] for k in range(6)] == ["a tower", "a roof"] + ["a tower"] * 3 + ["a gate"]
+
+
 @pytest.mark.parametrize(
     "item,message",
     [
@@ -78,6 +100,10 @@ def test_a_missing_order_is_named(tmp_path):
 def test_the_real_set_is_read_whole():
     source = opened(SHARED / "nlvr" / "dev")
     notes = [source.annotations(i) for i in range(len(source))]
-    assert len(notes) == 6 * 989 and len({note["key"] for note in notes}) == 248
+    assert len(notes) == 6 * 989 and len({note["key"] for note in notes}) == 233
+    sides = {}
+    for i, note in enumerate(notes):
+        picture = hashlib.sha256(source[i]["image"]).digest()
+        assert sides.setdefault(picture, note["key"]) == note["key"]
     assert sum(note["qa"][0]["answers"] == ["true"] for note in notes) == 6 * 547
     assert source[len(source) - 1]["image"][:4] == b"\x89PNG"

@@ -1,0 +1,112 @@
+"""Predictions on files, folders and lists: the same whatever the batch, resumed after a kill, bad files as lines."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax import cli
+from mmjax.predict import words
+
+ASK = ["--question", "what color is the circle?", "--labels", "a red square,a blue circle"]
+
+
+@pytest.fixture
+def run(trained, capsys):
+    """arguments -> (exit code, output, errors) of mmjax predict on the trained workdir."""
+    workdir, _ = trained
+
+    def call(*arguments):
+        code = cli.main(["predict", "--workdir", str(workdir), "--config.mesh.data=0", *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_predict_captions_answers_ranks_and_draws(run, tiny_set, tmp_path):
+    image = tiny_set / "images" / "00.png"
+    code, out, _ = run("--image", image, image, *ASK, "--panel", tmp_path / "p.png")
+    assert code == 0 and out.count("answer: ") == 2 and out.count("a red square") == 2
+    assert Image.open(tmp_path / "p.png").width == 20 + 2 * 260
+    (tmp_path / "no.png").write_text("text")
+    code, _, err = run("--image", tmp_path / "no.png")
+    assert code == 2 and "is not a picture that can be read" in err
+
+
+@pytest.mark.slow
+def test_a_folder_is_predicted_in_batches_as_alone_and_a_killed_run_goes_on(run, tiny_set, tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    for i in range(11):
+        (folder / ("sub" if i % 2 else "") / f"{i}.png").write_bytes(
+            (tiny_set / "images" / f"{i:02d}.png").read_bytes()
+        )
+    (folder / "bad.png").write_bytes(b"\x89PNG, not really")
+    out = tmp_path / "results.jsonl"
+    command = ("--input", folder, *ASK, "--out", out, "--panel", tmp_path / "p.png")
+    code, said, _ = run(*command)
+    assert code == 0 and "12 of 12 rows; 1 pictures cannot be read" in said
+    lines = read(out)
+    assert sorted(line["id"] for line in lines) == sorted(
+        ["bad.png", *(f"{'sub/' if i % 2 else ''}{i}.png" for i in range(11))]
+    )
+    (bad,) = (line for line in lines if "error" in line)
+    assert bad["id"] == "bad.png" and "vqa" not in bad
+    whole = {line["id"]: line for line in lines}
+    code, said, _ = run("--image", folder / "4.png", *ASK, "--out", tmp_path / "one.jsonl")
+    (alone,) = read(tmp_path / "one.jsonl")
+    assert words(alone) == words(whole["4.png"]) and len(words(alone)) >= 4
+    np.testing.assert_allclose(
+        [p for _, p in alone["contrastive"]["ranking"]],
+        [p for _, p in whole["4.png"]["contrastive"]["ranking"]],
+        atol=1e-4,
+    )
+    kept = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(kept[:5]) + kept[5][: len(kept[5]) // 2])  # killed within a line
+    assert run(*command)[0] == 0
+    again = read(out)
+    assert [line["id"] for line in again[:5]] == [line["id"] for line in lines[:5]]
+    assert {line["id"]: words(line) for line in again} == {line["id"]: words(line) for line in lines}
+    before = out.read_bytes()
+    assert run(*command)[0] == 0 and out.read_bytes() == before  # all is done
+    code, _, err = run("--input", folder, "--out", out)
+    assert code == 2 and "holds results of another run: question was 'what color" in err
+
+
+@pytest.mark.slow
+def test_lists_bring_questions_of_their_own_with_answers_or_without(run, tiny_set, tmp_path):
+    images = tiny_set / "images"
+    rows = [{"image": f"{i:02d}.png", "question": f"what color is shape {i}?"} for i in (1, 1, 2)]
+    rows.append({"image": "absent.png", "question": "is there a star?"})
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, said, _ = run("--input", tmp_path / "asked.jsonl", "--root", images, "--out", tmp_path / "a.jsonl")
+    assert code == 0 and "4 of 4 rows; 1 pictures" in said
+    lines = read(tmp_path / "a.jsonl")
+    assert [line["id"] for line in lines] == ["01.png", "01.png#2", "02.png", "absent.png"]
+    assert lines[0]["vqa"]["question"] == ["what color is shape 1?"] and "truth" not in lines[0]["vqa"]
+    assert "no file" in lines[3]["error"] and "caption" in lines[2]["captioning"]
+    (tmp_path / "plain.csv").write_text("image\n03.png\n04.png\n")
+    code, _, _ = run("--input", tmp_path / "plain.csv", "--root", images, "--out", tmp_path / "b.jsonl")
+    assert code == 0 and all("vqa" not in line and "captioning" in line for line in read(tmp_path / "b.jsonl"))
+    # A set with the truth in it is judged line by line.
+    assert run("--input", tiny_set / "all.jsonl", "--out", tmp_path / "c.jsonl")[0] == 0
+    lines = read(tmp_path / "c.jsonl")
+    assert len(lines) == 20 and all(0 <= line["vqa"]["right"] <= 1 and line["vqa"]["truth"] for line in lines)
+
+
+def test_what_is_asked_wrongly_is_refused_before_the_model_is_read(run, tmp_path):
+    for arguments, message in (
+        ([], "--image, --input: expected one of them"),
+        (["--image", "a.png", "--input", "b"], "expected one of them"),
+        (["--input", tmp_path], "--out: missing"),
+        (["--image", "a.png", "--out", tmp_path / "x.png"], "A panel of pictures is --panel"),
+        (["--image", tmp_path / "none.png"], "--image: no file"),
+        (["--input", tmp_path / "none", "--out", tmp_path / "x.jsonl"], "no file or folder"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2 and message in err
