@@ -7,8 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.figure import Figure, Record, valid_rows
-from mmjax.evaluators.intervals import bootstrap_interval
+from mmjax.evaluators.figure import Figure, Record, Tally, valid_rows
 
 _BLOCK = 4_000_000  # similarities held at a time
 _SHARPNESS = 1 / 0.07  # of the votes (Wu et al., 2018, sec. 3.4)
@@ -38,12 +37,12 @@ class FrozenFeatures:
     `nearest_votes`; both beside the most frequent training class. `fit` sees the training set once, before `update`.
     A test label that training never had counts as wrong.
 
-    Reads outputs `features` [B, D] and the annotations' `label`. Keeps the training features and the test hits.
+    Reads outputs `features` [B, D] and the annotations' `label`. Keeps the training features.
     """
 
     def __init__(self, name: str, *, neighbours: int = 20):
         self.name, self.neighbours = name, neighbours
-        self._hits: list[np.ndarray] = []
+        self._tallies = {"linear": Tally(), "neighbours": Tally()}
 
     def fit(self, batches: Iterable[tuple[np.ndarray, dict[str, np.ndarray], list[Record]]]) -> None:
         """batches: (features [B, D], batch, annotations) of the training set."""
@@ -52,7 +51,7 @@ class FrozenFeatures:
         from sklearn.preprocessing import StandardScaler
 
         seen = [_labelled(*batch) for batch in batches]
-        labels = [label for _, names in seen for label in names]
+        labels = [record["label"] for _, records in seen for record in records]
         if len(set(labels)) < 2:
             raise ConfigError(
                 f"eval.probe: data.train has {len(set(labels))} classes. Expected a 'label' of 2 or more."
@@ -62,28 +61,28 @@ class FrozenFeatures:
         self._features = _unit(features)
         self._probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features, self._classes)
         self._frequent = np.bincount(self._classes).argmax()
+        self._tallies = {kind: Tally(f"always '{self.labels[self._frequent]}'") for kind in self._tallies}
 
     def update(self, outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray], annotations: list[Record]) -> None:
-        features, labels = _labelled(outputs["features"], batch, annotations)
-        if labels:
-            near = nearest_votes(_unit(features), self._features, self._classes, len(self.labels), self.neighbours)
-            said = [self._probe.predict(features), near, np.full(len(labels), self._frequent)]
-            self._hits.append(np.stack([self.labels[classes] == labels for classes in said]))
+        features, records = _labelled(outputs["features"], batch, annotations)
+        if not records:
+            return
+        near = nearest_votes(_unit(features), self._features, self._classes, len(self.labels), self.neighbours)
+        for record, linear, voted in zip(records, self._probe.predict(features), near, strict=True):
+            baseline = record["label"] == self.labels[self._frequent]
+            self._tallies["linear"].add(record, self.labels[linear] == record["label"], baseline)
+            self._tallies["neighbours"].add(record, self.labels[voted] == record["label"], baseline)
 
     def figures(self) -> list[Figure]:
-        if not self._hits:
+        if not all(map(len, self._tallies.values())):
             raise ConfigError("eval.probe: no picture of the test set has a label. Expected a 'label' field.")
-        linear, near, frequent = np.concatenate(self._hits, 1).astype(float)
-        versus = float(frequent.mean()), f"always '{self.labels[self._frequent]}'"
-        return [
-            Figure(f"{self.name}/{kind}_accuracy", float(h.mean()), len(h), *versus, bootstrap_interval(h))
-            for kind, h in (("linear", linear), ("neighbours", near))
-        ]
+        return [tally.figure(f"{self.name}/{kind}_accuracy") for kind, tally in self._tallies.items()]
 
 
-def _labelled(features: np.ndarray, batch: dict, annotations: list[Record]) -> tuple[np.ndarray, list[str]]:
-    rows = [(row, record["label"]) for row, record in valid_rows(batch, annotations) if record.get("label") is not None]
-    return np.asarray(features, np.float32)[[row for row, _ in rows]], [label for _, label in rows]
+def _labelled(features: np.ndarray, batch: dict, annotations: list[Record]) -> tuple[np.ndarray, list[Record]]:
+    """Features and records of the batch's real rows that have a label."""
+    rows = [(row, record) for row, record in valid_rows(batch, annotations) if record.get("label") is not None]
+    return np.asarray(features, np.float32)[[row for row, _ in rows]], [record for _, record in rows]
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
