@@ -188,8 +188,10 @@ class Attention(nn.Module):
 
         memory: [Bm, M, E], read in place of x; Bm divides B, and query row r reads memory row r // (B // Bm).
         mask: [Bm or B, 1 or N, M]. positions: [B, N], turns on rotary positions.
-        past: keys and values [B, T, G, d]. With `index`, those of x are written there first; without, they are those
+        past: keys and values [B, G, T, d]. With `index`, those of x are written there first; without, they are those
           of a memory that was projected before.
+
+        k and v are [B, G, T, d] too, as the products read them: a cache is not turned around again at each token.
         """
         c = self.config
         dense = functools.partial(Dense, use_bias=c.bias, dtype=self.dtype, kernel_init=kernel_init)
@@ -202,17 +204,19 @@ class Attention(nn.Module):
             project = functools.partial(dense, c.kv_heads * c.head_dim, kernel_axes=("embed", "kv"), bias_axes=("kv",))
             k = project(name="key")(source).reshape(*source.shape[:2], c.kv_heads, c.head_dim)
             v = project(name="value")(source).reshape(*source.shape[:2], c.kv_heads, c.head_dim)
-        if positions is not None:
-            q, k = rotate(q, positions, c.rope_theta), rotate(k, positions, c.rope_theta)
+            if positions is not None:
+                q, k = rotate(q, positions, c.rope_theta), rotate(k, positions, c.rope_theta)
+            k, v = jnp.moveaxis(k, 2, 1), jnp.moveaxis(v, 2, 1)
         if index is not None:
-            k, v = (jax.lax.dynamic_update_slice(p, new, (0, index, 0, 0)) for p, new in zip(past, (k, v), strict=True))
+            k, v = (jax.lax.dynamic_update_slice(p, new, (0, 0, index, 0)) for p, new in zip(past, (k, v), strict=True))
         q = nn.with_logical_constraint(q, ("batch", "length", "act_heads", None))
         # Queries of one memory row lie side by side: reading a shared memory is a reshape, it is never repeated.
         rows = k.shape[0]
         if x.shape[0] % rows:
             raise ValueError(f"attention: {x.shape[0]} rows of queries cannot share {rows} rows of memory evenly.")
         mask = None if mask is None else mask[:, None]
-        out = attend(q.reshape(rows, -1, c.heads, c.head_dim), k, v, mask=mask)
+        k_of, v_of = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)  # turned back there: no copy is made
+        out = attend(q.reshape(rows, -1, c.heads, c.head_dim), k_of, v_of, mask=mask)
         out = out.reshape(*x.shape[:2], c.heads * c.head_dim)
         return dense(x.shape[-1], kernel_axes=("heads", "embed"), bias_axes=("embed",), name="out")(out), (k, v)
 
