@@ -21,7 +21,7 @@ from mmjax.pretrained import bert, clip
 from mmjax.pretrained.exporting import parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import JOINED, LINEAR, Patches, Positions
-from mmjax.pretrained.settings import WHERE, demand, ids, read_settings, required, side, write_settings
+from mmjax.pretrained.settings import WHERE, demand, ids, patches, read_settings, required, side, write_settings
 from mmjax.pretrained.tables import Table, layers, linear, norm, same, under
 
 NAME = "blip"
@@ -110,8 +110,8 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     where = f"{WHERE}: text_config"
     demand(text, {"is_decoder": True, "tie_word_embeddings": True}, where)
     demand(config, {"tie_word_embeddings": True})
-    tower = read_settings(clip.VISION, vision, f"{WHERE}: vision_config") | VISION_OURS
-    tower["patch"] = side(vision, "patch_size", f"{WHERE}: vision_config")
+    where_vision = f"{WHERE}: vision_config"
+    tower = read_settings(clip.VISION, vision, where_vision) | VISION_OURS | patches(vision, where_vision)
     stack = read_settings(bert.ENCODER, text, where) | TEXT_OURS
     length = required(text, "max_position_embeddings", where)
     model: dict[str, Any] = {"patch_encoder": tower}
@@ -133,7 +133,7 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
         tensors += linear("vision_proj", "image_projection")
         tensors += linear("text_proj", "text_projection")
         tensors += linear("itm_head", f"head_{HEAD[0]}/logits")
-    size = side(vision, "image_size", f"{WHERE}: vision_config")
+    size = side(vision, "image_size", where_vision)
     return Described(
         model=model,
         tensors=tensors,
