@@ -17,6 +17,7 @@ from mmjax.data.packed import make_pipeline
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.processor import Processor, picture_of
 from mmjax.data.sources import Source, at_most
+from mmjax.errors import ConfigError
 from mmjax.evaluators import Figure
 from mmjax.evaluators.figure import pages
 from mmjax.evaluators.frozen_features import FrozenFeatures
@@ -112,6 +113,10 @@ class Evaluation:
         """
         tasks = self.config.tasks_of(stream)
         if stream not in self.train:
+            if self.config.eval.probe:
+                raise ConfigError(
+                    "config.eval.probe: is fitted on config.data.train, which is empty. Name a path there."
+                )
             print(f"{name}: no config.data.train; baselines are fitted on this very set.")
         judges = {n: t.evaluator(self.processor, self.train.get(stream, source)) for n, t in tasks.items()}
         if self.config.eval.probe:

@@ -65,8 +65,8 @@ class DataConfig:
         return streams
 
     def of_stream(self, stream: str) -> SourceConfig:
-        """The first source of a stream, whose keys of `_OF_STREAM` are those of all; the defaults where there is none, as
-        of an imported model.
+        """The first source of a stream, whose keys of `_OF_STREAM` are those of all. Without a training set, as of an
+        imported model, the defaults.
         """
         found = (source for source in self.train.values() if source.stream == stream)
         return next(found) if self.train else SourceConfig()
