@@ -114,9 +114,7 @@ class Evaluation:
         tasks = self.config.tasks_of(stream)
         if stream not in self.train:
             if self.config.eval.probe:
-                raise ConfigError(
-                    "config.eval.probe: is fitted on config.data.train, which is empty. Name a path there."
-                )
+                raise ConfigError("config.eval.probe: is fitted on config.data.train, which is empty. Name a set.")
             print(f"{name}: no config.data.train; baselines are fitted on this very set.")
         judges = {n: t.evaluator(self.processor, self.train.get(stream, source)) for n, t in tasks.items()}
         if self.config.eval.probe:
