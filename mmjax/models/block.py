@@ -154,10 +154,10 @@ class TransformerConfig:
                 f"{where}: found rope_factor {self.rope_factor}, rope_low_factor {self.rope_low_factor} and "
                 f"rope_high_factor {self.rope_high_factor}; expected the first above 0 and the second below the third."
             )
-        if not 4 <= self.relative_buckets <= self.relative_distance or self.relative_buckets % 4:
+        if self.relative_buckets < 4 or self.relative_distance <= self.relative_buckets // 2:
             raise ConfigError(
                 f"{where}.relative_buckets: found {self.relative_buckets} for a relative_distance of "
-                f"{self.relative_distance}; expected a multiple of 4 that is not above it."
+                f"{self.relative_distance}; expected 4 or more, and half of them below that distance."
             )
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
