@@ -2,116 +2,317 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mmjax import beam_search
+from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
-from mmjax.models.transformer import Tokens
+from mmjax.models.transformer import Cache, Tokens
+from mmjax.next_token import adjusted, choose
+
+if TYPE_CHECKING:
+    from mmjax.data.processor import Processor
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How a task writes: `tasks.NAME.generation`, which `mmjax eval` and `predict` may change.
+
+    Attributes:
+      length: most tokens to write; 0 is the task's own (captions and answers: as long as the training's).
+      min_length: no end before so many tokens.
+      prefix: words that every text begins with ("a picture of"); they are part of it.
+      num_beams: 1 takes the likeliest token each time; above, beam search over so many texts.
+      length_penalty: beams are compared by log-probability / length ** length_penalty: above 0 favours longer texts.
+      early_stopping: stop when num_beams texts are finished, instead of when no running one is likely to beat them.
+      repetition_penalty: above 1, what is in the prompt or was written gets less likely (Keskar et al., 2019).
+      no_repeat_ngram: no sequence of so many tokens twice; 0 allows all.
+      temperature: 0 is deterministic; above, tokens are drawn from softmax(logits / temperature).
+      top_k: draw among the k likeliest only; 0 is all.
+      top_p: draw among the likeliest that together have this probability (Holtzman et al., 2020); 1 is all.
+      seed: of the draws. A row's draws depend on it and on the row alone.
+    """
+
+    length: int = 0
+    min_length: int = 0
+    prefix: str = ""
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def check(self, where: str) -> None:
+        """Called by `config.build`."""
+        least = {"length": 0, "min_length": 0, "num_beams": 1, "no_repeat_ngram": 0, "temperature": 0, "top_k": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected {low} or more.")
+        if self.repetition_penalty <= 0:
+            raise ConfigError(f"{where}.repetition_penalty: found {self.repetition_penalty}, expected more than 0.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"{where}.top_p: found {self.top_p}, expected a share in (0, 1].")
+        if 0 < self.length < self.min_length:
+            raise ConfigError(f"{where}.min_length: found {self.min_length}, expected up to length ({self.length}).")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise ConfigError(f"{where}.temperature: beams are not drawn. Expected 0 with num_beams {self.num_beams}.")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise ConfigError(f"{where}: top_k and top_p change nothing at temperature 0. Set {where}.temperature.")
+        if self.num_beams == 1 and (self.length_penalty != 1 or self.early_stopping):
+            raise ConfigError(f"{where}: length_penalty and early_stopping are for beams. Set {where}.num_beams.")
+
+
+def forced_ids(config: GenerationConfig, processor: Processor) -> np.ndarray:
+    """Ids [F] int32 of `config.prefix`, F >= 0."""
+    if not config.prefix:
+        return np.zeros(0, np.int32)
+    return np.array(processor.tokenizer.tokens([processor.cleaned(config.prefix)])[0], np.int32)
+
+
+class _Prompt(NamedTuple):
+    """ids, mask: [B, P], padded on the left; logits: [B, V] of the token after them, and the cache that holds them."""
+
+    ids: jax.Array
+    mask: jax.Array
+    logits: jax.Array
+    cache: Cache
 
 
 def generate(
     model: Multimodal,
     params: Mapping[str, Any],
     memory: Tokens | None = None,
+    config: GenerationConfig = GenerationConfig(),
     *,
-    length: int,
+    length: int = 0,
     bos: int | None = None,
     eos: int | None = None,
     pad: int | None = None,
     prefix_ids: jax.Array | None = None,
     prefix_mask: jax.Array | None = None,
     prefix_full: bool = False,
+    forced: Sequence[int] | np.ndarray = (),
     placed: bool = False,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     rng: jax.Array | None = None,
+    rows: jax.Array | None = None,
 ) -> jax.Array:
-    """Token ids [B, length] int32 that follow the prompt: ... eos pad pad. Stops when all rows have their eos.
+    """Token ids [B, F + length] int32 that follow the prompt: forced, then ... eos pad pad. Ends when all rows have.
 
-    Pure, to be jitted by the caller with everything but arrays static. bos, eos, pad: the model's where None.
+    Pure, to be jitted by the caller with everything but arrays static. bos, eos, pad: the model's where None. The
+    prompt and the memory are read once; the beams of a row share its memory.
 
     Args:
-      memory: [Bm, N, D], Bm dividing B; read once.
+      memory: [Bm, N, D], Bm dividing B.
+      length: most tokens to write; `config.length` goes before it.
       prefix_ids, prefix_mask: [B, P], the prompt, bos included; padding may stand anywhere. None: bos alone, a row a
         memory row.
       prefix_full: the prompt is read both ways (PaliGemma).
+      forced: ids [F] that every text begins with.
       placed: the prompt holds the `<image>` placeholders (see `Decoder`).
-      temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature), which needs
-        `rng`.
-      top_k: draw among the k likeliest only; 0 is all.
-      top_p: draw among the likeliest that together have this probability (Holtzman et al., 2020); 1 is all.
+      rng: key of the draws at a temperature above 0. Row i draws by (rng, config.seed, rows[i]) alone.
+      rows: [B] int; None counts them.
     """
-    if temperature > 0 and rng is None:
+    if config.temperature > 0 and rng is None:
         raise ValueError("generate: temperature > 0 needs rng.")
     if prefix_ids is None and memory is None:
         raise ValueError("generate: neither memory nor prefix_ids; the number of rows is unknown.")
-    own = model.tokens
+    own, length = model.tokens, config.length or length
     bos, eos, pad = (own.bos if bos is None else bos, own.eos if eos is None else eos, own.pad if pad is None else pad)
     if prefix_ids is None:
         prefix_ids = jnp.full((memory.x.shape[0], 1), bos, jnp.int32)
     if prefix_mask is None:
         prefix_mask = jnp.ones(prefix_ids.shape, bool)
-    rows, start = prefix_ids.shape
-    variables = {"params": params}
-    rng = jax.random.key(0) if rng is None else rng
+    begun = jnp.broadcast_to(jnp.asarray(forced, jnp.int32), (len(prefix_ids), len(forced)))
+    prefix_ids = jnp.concatenate([prefix_ids, begun], 1)
+    prefix_mask = jnp.concatenate([prefix_mask, jnp.ones(begun.shape, bool)], 1)
+    prompt = _read(model, params, memory, prefix_ids, prefix_mask, length, prefix_full, placed)
+    if config.num_beams > 1:
+        written = _by_beams(model, params, prompt, config, length, eos, pad)
+    else:
+        keys = None
+        if config.temperature > 0:
+            rows = jnp.arange(len(prefix_ids)) if rows is None else rows
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng, config.seed), rows)
+        written = _one_by_one(model, params, prompt, config, length, eos, pad, keys)
+    return jnp.concatenate([begun, written], 1)
 
-    def pick(logits: jax.Array, done: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        token = next_token(logits, jax.random.fold_in(rng, step), temperature, top_k, top_p)
-        token = jnp.where(done, pad, token)
-        return token, done | (token == eos)
 
+def _read(
+    model: Multimodal,
+    params: Mapping[str, Any],
+    memory: Tokens | None,
+    ids: jax.Array,
+    mask: jax.Array,
+    length: int,
+    full: bool,
+    placed: bool,
+) -> _Prompt:
+    """The prompt through the decoder, into a cache with room for `length` tokens more."""
+    order = jnp.argsort(mask, axis=1, stable=True)  # padding first: every row's last token is in the last slot
+    ids, mask = jnp.take_along_axis(ids, order, 1), jnp.take_along_axis(mask, order, 1)
     in_front = None if placed else memory  # placeholders are slots of the prompt already
-    cache = model.apply(variables, rows, start + length, in_front, method="start_cache")
-    decoded = model.apply(
-        variables,
-        prefix_ids,
-        prefix_mask,
-        memory,
-        cache=cache,
-        prefix=prefix_mask if prefix_full else None,
-        placed=placed,
-        method="decode",
-    )
-    last = jnp.max(jnp.where(prefix_mask, jnp.arange(start), 0), axis=1)
-    logits = jnp.take_along_axis(decoded.logits, last[:, None, None], axis=1)[:, 0]
-    token, done = pick(logits, jnp.zeros(rows, bool), jnp.zeros((), jnp.int32))
-    ids = jnp.full((rows, length), pad, jnp.int32).at[:, 0].set(token)
+    variables = {"params": params}
+    cache = model.apply(variables, len(ids), ids.shape[1] + length, in_front, method="start_cache")
+    prefix = mask if full else None
+    decoded = model.apply(variables, ids, mask, memory, cache=cache, prefix=prefix, placed=placed, method="decode")
+    # From the last hidden vector alone: the head over the whole prompt would be its largest product.
+    logits = model.apply(variables, decoded.hidden[:, -1:], method="decoder_logits")[:, 0]
+    return _Prompt(ids, mask, logits, decoded.cache)
+
+
+def _next(
+    model: Multimodal, params: Mapping[str, Any], token: jax.Array, real: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """Logits [R, V] after one token more [R]; one that is not real is seen by none."""
+    decoded = model.apply({"params": params}, token[:, None], real[:, None], cache=cache, method="decode")
+    return decoded.logits[:, 0], decoded.cache
+
+
+def _text(prompt: _Prompt, length: int) -> jax.Array:
+    """[B, P + length]: the prompt and free slots, V where there is no token."""
+    none = prompt.logits.shape[1]
+    ids = jnp.where(prompt.mask, prompt.ids, none)
+    return jnp.pad(ids, ((0, 0), (0, length)), constant_values=none)
+
+
+def _one_by_one(
+    model: Multimodal,
+    params: Mapping[str, Any],
+    prompt: _Prompt,
+    config: GenerationConfig,
+    length: int,
+    eos: int,
+    pad: int,
+    keys: jax.Array | None,
+) -> jax.Array:
+    """[B, length]: the likeliest token each time, or one that is drawn."""
+    start = prompt.ids.shape[1]
+
+    def write(text, logits, done, step):
+        scores = adjusted(logits, text, start + step, step, config, eos)
+        drawn = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        token = jnp.where(done, pad, choose(scores, drawn, config))
+        return text.at[:, start + step].set(token), token, done | (token == eos)
 
     def unfinished(state):
-        step, _, done, _, _ = state
+        step, _, _, done, _ = state
         return (step < length) & ~jnp.all(done)
 
-    def write(state):
-        step, token, done, ids, cache = state
-        decoded = model.apply(variables, token[:, None], ~done[:, None], cache=cache, method="decode")
-        token, done = pick(decoded.logits[:, 0], done, step)
-        return step + 1, token, done, ids.at[:, step].set(token), decoded.cache
+    def go_on(state):
+        step, text, token, done, cache = state
+        logits, cache = _next(model, params, token, ~done, cache)
+        return step + 1, *write(text, logits, done, step), cache
 
-    return jax.lax.while_loop(unfinished, write, (jnp.ones((), jnp.int32), token, done, ids, decoded.cache))[3]
+    first = write(_text(prompt, length), prompt.logits, jnp.zeros(len(prompt.ids), bool), jnp.int32(0))
+    text = jax.lax.while_loop(unfinished, go_on, (jnp.int32(1), *first, prompt.cache))[1][:, start:]
+    return jnp.where(text < prompt.logits.shape[1], text, pad)  # slots that were never reached
 
 
-def next_token(
-    logits: jax.Array, rng: jax.Array, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0
+def _by_beams(
+    model: Multimodal,
+    params: Mapping[str, Any],
+    prompt: _Prompt,
+    config: GenerationConfig,
+    length: int,
+    eos: int,
+    pad: int,
 ) -> jax.Array:
-    """logits: [B, V] -> ids [B] int32; see `generate`."""
-    if temperature <= 0:
-        return jnp.argmax(logits, -1).astype(jnp.int32)
-    logits = logits / temperature
-    if top_k or top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        if top_k:
-            logits = jnp.where(logits < ordered[:, min(top_k, logits.shape[-1]) - 1, None], -jnp.inf, logits)
-            ordered = jnp.where(jnp.arange(logits.shape[-1]) < top_k, ordered, -jnp.inf)
-        probabilities = jax.nn.softmax(ordered, axis=-1)
-        # A token stays when those before it have less than top_p: the likeliest always does.
-        stays = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
-        least = jnp.min(jnp.where(stays, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(rng, logits).astype(jnp.int32)
+    """[B, length]: the best text of each row by beam search."""
+    rows, start, count = *prompt.ids.shape, config.num_beams
+    text = _text(prompt, 0)
+
+    def extend(beams, logits, step):
+        written = jnp.where(jnp.arange(length) < step, beams.ids.reshape(rows * count, length), logits.shape[-1])
+        known = jnp.concatenate([jnp.repeat(text, count, 0), written], 1)
+        log_probs = adjusted(jax.nn.log_softmax(logits), known, start + step, step, config, eos)
+        return beam_search.extend(
+            beams,
+            log_probs.reshape(rows, count, -1),
+            step,
+            eos=eos,
+            length_penalty=config.length_penalty,
+            early_stopping=config.early_stopping,
+        )
+
+    def unfinished(state):
+        step, beams, _, _ = state
+        return (step < length) & beam_search.unfinished(beams, early_stopping=config.early_stopping)
+
+    def go_on(state):
+        step, beams, parent, cache = state
+        source = (jnp.arange(rows)[:, None] * count + parent).reshape(-1)
+        token = beams.ids[:, :, step - 1].reshape(-1)
+        logits, cache = _next(model, params, token, jnp.ones(len(token), bool), _rows_of(cache, source))
+        return step + 1, *extend(beams, logits, step), cache
+
+    cache = _rows_of(prompt.cache, jnp.repeat(jnp.arange(rows), count))
+    first = extend(
+        beam_search.start(rows, count, length, pad), jnp.repeat(prompt.logits, count, 0), jnp.zeros((), jnp.int32)
+    )
+    return jax.lax.while_loop(unfinished, go_on, (jnp.int32(1), *first, cache))[1].best_ids[:, 0]
+
+
+def _rows_of(cache: Cache, source: jax.Array) -> Cache:
+    """A cache whose row r is what row source[r] was. The memory is not touched: the rows that read it stay together."""
+    own = ({name: layer[name][source] for name in ("k", "v")} for layer in cache.layers)
+    layers = tuple(layer | moved for layer, moved in zip(cache.layers, own, strict=True))
+    return cache._replace(layers=layers, valid=cache.valid[source])
+
+
+def rank(
+    model: Multimodal,
+    params: Mapping[str, Any],
+    ids: jax.Array,
+    mask: jax.Array,
+    memory: Tokens,
+    *,
+    candidates: int = 0,
+    at_once: int = 16,
+) -> jax.Array:
+    """Log-likelihood [B, A] float32 of each of A texts as what follows the memory.
+
+    BLIP's way to answer from a list (Li et al., 2022): with `candidates` below A, only so many texts a row are scored,
+    those whose first token is likeliest; the others are -inf.
+
+    Args:
+      ids, mask: [A, L], `bos tokens eos pad`, L >= 2.
+      memory: [B, N, D], read once for all texts.
+      at_once: texts a row that are decoded together.
+    """
+    rows, (texts, length) = memory.x.shape[0], ids.shape
+    bos = jnp.broadcast_to(ids[:1, :1], (rows, 1))
+    prompt = _read(model, params, memory, bos, jnp.ones((rows, 1), bool), length - 2, placed=False)
+    first = jax.nn.log_softmax(prompt.logits)[:, ids[:, 1]]  # [B, A]
+    kept = min(candidates or texts, texts)
+    chosen = jax.lax.top_k(first, kept)[1] if kept < texts else jnp.broadcast_to(jnp.arange(texts), (rows, texts))
+    if length == 2:
+        scores = jnp.take_along_axis(first, chosen, 1)
+    else:
+        at_once = min(at_once, kept)
+        cache = _rows_of(prompt.cache, jnp.repeat(jnp.arange(rows), at_once))
+
+        def tail(index):  # [B, at_once] texts -> log-likelihood after their first token
+            given, real = ids[index].reshape(-1, length), mask[index].reshape(-1, length)
+            decoded = model.apply({"params": params}, given[:, 1:-1], real[:, 1:-1], cache=cache, method="decode")
+            chosen = jnp.take_along_axis(jax.nn.log_softmax(decoded.logits), given[:, 2:, None], -1)[..., 0]
+            return jnp.sum(jnp.where(real[:, 2:], chosen, 0.0), -1).reshape(rows, at_once)
+
+        pieces = -(-kept // at_once)
+        padded = jnp.pad(chosen, ((0, 0), (0, pieces * at_once - kept)))
+        tails = jax.lax.map(tail, padded.reshape(rows, pieces, at_once).swapaxes(0, 1))
+        tails = tails.swapaxes(0, 1).reshape(rows, -1)[:, :kept]
+        scores = jnp.take_along_axis(first, chosen, 1) + tails
+    return jnp.full((rows, texts), -jnp.inf).at[jnp.arange(rows)[:, None], chosen].set(scores)
 
 
 def score(

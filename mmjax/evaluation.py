@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mmjax.data.processor import Processor, picture_of
 from mmjax.data.sources import Source, at_most
 from mmjax.evaluators import Figure
 from mmjax.evaluators.figure import pages
+from mmjax.evaluators.frozen_features import FrozenFeatures
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.metrics import add, progress
@@ -28,6 +29,7 @@ from mmjax.predictions import PredictionFile, UniqueIds
 from mmjax.tasks import Task
 from mmjax.train_step import nested
 
+PROBE = "probe"  # figures of `eval.probe`
 _BASELINE_ROWS = 200_000  # of the training set, that a baseline (most frequent answer, ...) is counted on
 
 
@@ -69,9 +71,10 @@ class Evaluation:
             tasks = self.config.tasks_of(stream)
 
             def step(params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> Any:
-                forward = Forward(self.model, nested(params), batch, jax.random.key(0), train=False)
+                forward = Forward(self.model, nested(params), batch, jax.random.key(0), processor=self.processor)
                 losses = {f"{n}/{k}": v for n, t in tasks.items() for k, v in t.loss(forward).items()}
-                return losses, {n: t.predict(forward) for n, t in tasks.items()}
+                features = {PROBE: {"features": forward.image().pooled}} if self.config.eval.probe else {}
+                return losses, {n: t.predict(forward) for n, t in tasks.items()} | features
 
             self._steps[stream] = sharding.jit(self.mesh, step, out_shardings=sharding.replicated(self.mesh))
         return self._steps[stream]
@@ -111,6 +114,8 @@ class Evaluation:
         if stream not in self.train:
             print(f"{name}: no config.data.train; baselines are fitted on this very set.")
         judges = {n: t.evaluator(self.processor, self.train.get(stream, source)) for n, t in tasks.items()}
+        if self.config.eval.probe:
+            judges[PROBE] = self._probe(stream, params)
         pipeline, sums, panel = self.pipeline(stream, source), {}, []
         step, named = self._step(stream), UniqueIds()
         worst = {n: _Worst(self.config.eval.examples) for n in tasks}
@@ -125,7 +130,7 @@ class Evaluation:
                 for row in valid:
                     records[row] = named(records[row])
                 sums = add(sums, losses)
-                readable = {n: t.readable(outputs[n], self.processor) for n, t in tasks.items()}
+                readable = outputs | {n: t.readable(outputs[n], self.processor) for n, t in tasks.items()}
                 for n, judge in judges.items():
                     judge.update(readable[n], small, records)
                 images = _Images(batch)
@@ -155,6 +160,27 @@ class Evaluation:
             {n: rows.items() for n, rows in worst.items()},
             {f"{n}.{page}": shown for n, judge in judges.items() for page, shown in pages(judge).items()},
         )
+
+    def _probe(self, stream: str, params: Mapping[str, jax.Array]) -> FrozenFeatures:
+        """Fitted on the pooled features of the stream's training set, each picture as evaluation sees it."""
+        pooled = sharding.jit(
+            self.mesh,
+            lambda params, batch: Forward(self.model, nested(params), batch).image().pooled,
+            out_shardings=sharding.replicated(self.mesh),
+        )
+        source, judge = self.train[stream], FrozenFeatures(PROBE)
+        pipeline = self.pipeline(stream, source)
+
+        def batches() -> Iterator[Any]:
+            with Feed({stream: pipeline}, self.mesh, 0, pipeline.steps) as feed:
+                for _ in progress(range(pipeline.steps), f"features of {stream}", unit="batch"):
+                    batch = feed.take()[0][stream]
+                    features = jax.device_get(pooled(params, batch))
+                    small = jax.device_get({k: batch[k] for k in ("row", "valid")})
+                    yield features, small, [source.annotations(int(row)) for row in small["row"]]
+
+        judge.fit(batches())
+        return judge
 
     def _panel(
         self, tasks: Mapping[str, Task], outputs: Any, images: _Images, valid: np.ndarray, records: list[Any]

@@ -213,6 +213,8 @@ class EvalConfig:
     examples: pictures in the panel of predictions.
     interpolate: shares a in [0, 1] at which `mmjax eval` also judges (1 - a) * base + a * trained, the base being what
       init.path gave (WiSE-FT: Wortsman et al., 2022). What the base lacks (a new head) is as trained at every share.
+    probe: also judge the pictures' features as they are, by a linear probe and the nearest neighbours, both fitted on
+      the training set, which is encoded for each set that is judged; sets and training set need labels.
     """
 
     every: str = "20%"
@@ -220,6 +222,7 @@ class EvalConfig:
     batch_size: int = 0
     examples: int = 12
     interpolate: tuple[float, ...] = ()
+    probe: bool = False
 
     def check(self, where: str) -> None:
         for share in self.interpolate:

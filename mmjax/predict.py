@@ -116,7 +116,7 @@ class Answers:
         self.batch_size = -(-min(size, len(source)) // ways) * ways
 
         def run(params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
-            forward = Forward(trained.model, nested(params), batch, train=False)
+            forward = Forward(trained.model, nested(params), batch, processor=trained.processor)
             outputs = {name: task.predict(forward) for name, task in self.tasks.items()}
             return outputs, forward.scale() if any(map(_ranks, self.tasks.values())) else ()
 

@@ -322,7 +322,9 @@ def _check_continuation(
     changed = {
         k: v
         for k, v in differences(saved["config"], now["config"]).items()
-        if not k.startswith(_MAY_CHANGE) and not k.endswith("max_bad_fraction")  # what is tolerated moves no row
+        if not k.startswith(_MAY_CHANGE)
+        and not k.endswith("max_bad_fraction")  # what is tolerated moves no row
+        and ".generation." not in k
     }
     changed.update({f"data ({k})": v for k, v in differences(saved["fingerprint"], now["fingerprint"]).items()})
     old, new = saved.get("base"), now["base"]

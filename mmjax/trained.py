@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from mmjax.models.multimodal import Multimodal
 from mmjax.summary import aligned
 from mmjax.workdir import Workdir
 
-_MAY_CHANGE = ("data", "eval", "mesh", "init.path")
+_MAY_CHANGE = re.compile(r"(data|eval|mesh)(\.|$)|init\.path$|tasks\.[^.]+\.generation(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,15 @@ class Trained:
 
 
 def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> Trained:
-    """Reads `checkpoint` ("best", "latest" or a step) of a workdir. Overrides may change only data, eval, mesh and
-    init.path, where the base lies.
+    """Reads `checkpoint` ("best", "latest" or a step) of a workdir. Overrides may change only data, eval, mesh,
+    tasks.NAME.generation, and init.path, where the base lies.
     """
     for key in overrides:
-        if key not in _MAY_CHANGE and key.split(".")[0] not in _MAY_CHANGE:
-            raise ConfigError(f"--config.{key}: fixed by training. Here only {', '.join(_MAY_CHANGE)} may be changed.")
+        if not _MAY_CHANGE.match(key):
+            raise ConfigError(
+                f"--config.{key}: fixed by training. Here only data, eval, mesh, tasks.NAME.generation and init.path "
+                f"may be changed."
+            )
     kept = Workdir(workdir, checkpoint, base_path=overrides.get("init.path", ""))
     config = from_mapping(merge(kept.meta["mapping"], nest(overrides)))
     model = assemble.build_model(config, kept.processor)

@@ -178,11 +178,16 @@ def test_eval_repeats_the_figures_of_training_and_reads_another_set(trained, tin
                 str(workdir),
                 f"--config.data.eval.path={tiny_set / 'all.jsonl'}",
                 "--config.mesh.data=0",
+                "--config.eval.probe=true",
+                "--config.tasks.captioning.generation.num_beams=2",
             ]
         )
         == 0
     )
-    assert json.loads((workdir / "eval" / "eval.json").read_text())["figures"]["classification/accuracy"]["n"] == 20
+    figures = json.loads((workdir / "eval" / "eval.json").read_text())["figures"]
+    assert figures["classification/accuracy"]["n"] == figures["probe/linear_accuracy"]["n"] == 20
+    # By neighbours of itself in the training set: most pictures are in both.
+    assert figures["probe/neighbours_accuracy"]["value"] > figures["probe/neighbours_accuracy"]["baseline"]
     assert cli.main(["eval", "--workdir", str(workdir), "--config.model.embed_dim=8"]) == 2
     assert "fixed by training" in capsys.readouterr().err
 

@@ -26,6 +26,17 @@ def token_accuracy(logits: jax.Array, ids: jax.Array, mask: jax.Array) -> SumWei
     return masked_sum((logits[:, :-1].argmax(axis=-1) == ids[:, 1:]).astype(jnp.float32), mask[:, 1:])
 
 
+def foreseen(logits: jax.Array, ids: jax.Array, mask: jax.Array, rows: int) -> dict[str, jax.Array]:
+    """What `evaluators.language.NextToken` reads: nll (nats) and hits [rows], summed over each row's targets.
+
+    logits, ids, mask: as in `next_token_loss`, of rows * K texts, those of a row side by side.
+    """
+    targets, counts = ids[:, 1:], mask[:, 1:]
+    nll = jnp.sum(jnp.where(counts, cross_entropy_terms(logits[:, :-1], targets), 0.0), 1)
+    hits = jnp.sum(counts & (jnp.argmax(logits[:, :-1], -1) == targets), 1)
+    return {"nll": nll.reshape(rows, -1).sum(1), "hits": hits.reshape(rows, -1).sum(1)}
+
+
 def next_token_loss_chunked(
     hidden: jax.Array,
     embedding: jax.Array,

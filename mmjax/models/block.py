@@ -187,8 +187,10 @@ class Attention(nn.Module):
         memory: [Bm, M, E], read in place of x; Bm divides B, and query row r reads memory row r // (B // Bm).
         mask: [Bm or B, 1 or N, M]. bias: [B, H, N, M], added to the logits. positions: [B, N], turns on rotary
           positions.
-        past: keys and values [B, T, G, d]. With `index`, those of x are written there first; without, they are those
+        past: keys and values [B, G, T, d]. With `index`, those of x are written there first; without, they are those
           of a memory that was projected before.
+
+        k and v are [B, G, T, d] too, as the products read them: a cache is not turned around again at each token.
         """
         c = self.config
         biased = BIASED[c.attention_bias or ("all" if c.bias else "none")]
@@ -214,10 +216,11 @@ class Attention(nn.Module):
         else:
             source = x if memory is None else memory
             k, v = (split(name, source, c.kv_heads, "kv") for name in ("key", "value"))
-        if positions is not None:
-            q, k = (rotate(part, positions, rope_frequencies(c)) for part in (q, k))
+            if positions is not None:
+                q, k = (rotate(part, positions, rope_frequencies(c)) for part in (q, k))
+            k, v = jnp.moveaxis(k, 2, 1), jnp.moveaxis(v, 2, 1)
         if index is not None:
-            k, v = (jax.lax.dynamic_update_slice(p, new, (0, index, 0, 0)) for p, new in zip(past, (k, v), strict=True))
+            k, v = (jax.lax.dynamic_update_slice(p, new, (0, 0, index, 0)) for p, new in zip(past, (k, v), strict=True))
         q = nn.with_logical_constraint(q, ("batch", "length", "act_heads", None))
         # Queries of one memory row lie side by side: reading a shared memory is a reshape, it is never repeated.
         rows = k.shape[0]
@@ -226,8 +229,8 @@ class Attention(nn.Module):
         mask = None if mask is None else mask[:, None]
         out = attend(
             q.reshape(rows, -1, c.heads, c.head_dim),
-            k,
-            v,
+            jnp.moveaxis(k, 1, 2),  # turned back there: no copy is made
+            jnp.moveaxis(v, 1, 2),
             mask=mask,
             bias=bias,
             scale=c.attention_scale or None,

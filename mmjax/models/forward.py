@@ -13,6 +13,7 @@ from mmjax.errors import ConfigError
 from mmjax.models.patch_encoder import Patches
 
 if TYPE_CHECKING:
+    from mmjax.data.processor import Processor
     from mmjax.models.decoder import Decoded
     from mmjax.models.fusion import Fused
     from mmjax.models.multimodal import ImageOutput, Multimodal, TextOutput, TokenIds
@@ -26,6 +27,7 @@ class Forward:
     Attributes:
       batch: arrays of the batch, as in the table of mmjax/README.md.
       train: dropout, drop-path and patch dropout are on; needs `rng`.
+      processor: for predictions that need words of the config or the answer list; None in training.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class Forward:
         batch: Mapping[str, jax.Array],
         rng: jax.Array | None = None,
         train: bool = False,
+        processor: Processor | None = None,
     ):
-        self.model, self.params, self.batch, self.train = model, params, batch, train
+        self.model, self.params, self.batch, self.train, self.processor = model, params, batch, train, processor
         self._key = rng
         self._kept: dict[str, Any] = {}
 

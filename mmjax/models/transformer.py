@@ -21,7 +21,7 @@ class Cache(NamedTuple):
     """What generation keeps between steps, for T slots.
 
     Attributes:
-      layers: a dict a layer: k, v [B, T, kv_heads, head_dim]; with memory, memory_k and memory_v [Bm, M, kv_heads,
+      layers: a dict a layer: k, v [B, kv_heads, T, head_dim]; with memory, memory_k and memory_v [Bm, kv_heads, M,
         head_dim] too.
       valid: [B, T] bool, slots that hold a real token.
       index: int32 scalar, the first free slot.
@@ -213,7 +213,7 @@ class Transformer(nn.Module):
 
 def empty_cache(config: TransformerConfig, batch: int, slots: int, dtype: Any) -> Cache:
     """A cache of `slots` free slots for `batch` rows of a stack of `config`."""
-    shape = (batch, slots, config.kv_heads, config.head_dim)
+    shape = (batch, config.kv_heads, slots, config.head_dim)
     layers = tuple({"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)} for _ in range(config.depth))
     return Cache(layers, jnp.zeros((batch, slots), bool), jnp.zeros((), jnp.int32))
 

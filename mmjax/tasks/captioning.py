@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.decoding import generate
+from mmjax.decoding import GenerationConfig, forced_ids, generate
 from mmjax.errors import ConfigError
 from mmjax.evaluators.captioning import Captioning as CaptionJudge
 from mmjax.evaluators.captioning import Judge, is_exact
-from mmjax.losses.language import next_token_loss, token_accuracy
+from mmjax.evaluators.figure import Both, Evaluator
+from mmjax.evaluators.language import NextToken, token_counts
+from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captioning(Task):
-    """Next-token loss on the drawn captions; greedy captions as predictions.
+    """Next-token loss on the drawn captions; captions written as `generation` says as predictions.
 
     Attributes:
+      generation: how captions are written.
       label_smoothing: share of the target spread over the vocabulary.
       judge: "module:function" of (caption, record) -> bool that says whether a caption is right, for sets that can
         know it.
     """
 
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     label_smoothing: float = 0.0
     judge: str = ""
 
@@ -43,7 +48,13 @@ class Captioning(Task):
     def features(self) -> frozenset[str]:
         return frozenset({"image", "text"})
 
-    def loss(self, forward: Forward) -> dict[str, SumWeight]:
+    @staticmethod
+    def targets(batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The tokens of real captions after their bos: ids and mask [B, K, L - 1]."""
+        return batch["text"][..., 1:], (batch["text_mask"] & batch["text_valid"][..., None])[..., 1:]
+
+    def _given(self, forward: Forward) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits, ids and mask of the batch's captions, [B * K, L, V] and [B * K, L]; packed, [B, L, V] and [B, L]."""
         batch, segments = forward.batch, forward.segments("text")
         ids = batch["text"].reshape(-1, batch["text"].shape[-1])
         if segments is None:
@@ -52,23 +63,40 @@ class Captioning(Task):
             mask = (batch["text_mask"] & valid[..., None]).reshape(ids.shape)
         else:  # the first token of a row is predicted by no other
             given, mask = None, (segments > 0) & (segments == jnp.roll(segments, 1, axis=1))
-        logits = forward.decode(ids, given, forward.memory(), segments=segments).logits
+        return forward.decode(ids, given, forward.memory(), segments=segments).logits, ids, mask
+
+    def loss(self, forward: Forward) -> dict[str, SumWeight]:
+        given = self._given(forward)
         smoothing = self.label_smoothing if forward.train else 0.0
         return {
-            "loss": next_token_loss(logits, ids, mask, label_smoothing=smoothing),
-            "token_accuracy": token_accuracy(logits, ids, mask),
+            "loss": next_token_loss(*given, label_smoothing=smoothing),
+            "token_accuracy": token_accuracy(*given),
         }
 
     def predict(self, forward: Forward) -> dict[str, jax.Array]:
-        ids = generate(forward.model, forward.params, forward.memory(), length=forward.batch["text"].shape[-1])
-        return {"ids": ids}
+        """ids [B, length] of a caption; where the batch has captions, how well they are foreseen (`foreseen`)."""
+        batch = forward.batch
+        ids = generate(
+            forward.model,
+            forward.params,
+            forward.memory(),
+            self.generation,
+            length=batch["text"].shape[-1],
+            forced=forced_ids(self.generation, forward.processor),
+            rng=forward.rng(self.name),
+            rows=batch.get("row"),
+        )
+        known = foreseen(*self._given(forward), len(ids)) if "text_mask" in batch else {}
+        return {"ids": ids, **known}
 
     def readable(self, outputs: dict[str, np.ndarray], processor: Any) -> dict[str, np.ndarray]:
         captions = [processor.tokenizer.decode(ids) for ids in outputs["ids"]]
         return {**outputs, "caption": np.array(captions, dtype=object)}
 
-    def evaluator(self, processor: Any, train: Any) -> CaptionJudge:
-        return CaptionJudge(self.name, train=train, judge=self._judge() if self.judge else None)
+    def evaluator(self, processor: Any, train: Any) -> Evaluator:
+        counts = token_counts(train, processor, "text", self.targets)
+        captions = CaptionJudge(self.name, train=train, judge=self._judge() if self.judge else None)
+        return Both(captions, NextToken(self.name, counts, self.targets))
 
     def _judge(self) -> Judge:
         module, _, name = self.judge.partition(":")
@@ -80,14 +108,14 @@ class Captioning(Task):
 
     def said(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> dict[str, Any]:
         """Right: as the judge says, else one of the picture's captions. Badness of a wrong one: nats a token of the
-        reference where the outputs have `nll`, else 1.
+        given captions.
         """
         caption = outputs["caption"][row]
         line: dict[str, Any] = {"caption": caption}
         if record.get("texts"):
             right = bool((self._judge() if self.judge else is_exact)(caption, record))
-            nll, tokens = outputs["nll"][row] if "nll" in outputs else (1.0, 1.0)
-            badness = 0.0 if right else float(nll) / max(float(tokens), 1.0)
+            tokens = max(1, np.sum(self.targets(outputs)[1][row]))
+            badness = 0.0 if right else float(outputs["nll"][row]) / float(tokens)
             line |= {"truth": record["texts"], "right": float(right), "badness": badness}
         return line
 

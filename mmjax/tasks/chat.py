@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.data.chat import words_in
-from mmjax.decoding import generate
-from mmjax.errors import ConfigError
-from mmjax.evaluators.chat import Chat as ChatJudge
-from mmjax.evaluators.chat import fit_baseline
-from mmjax.losses.classification import cross_entropy_terms
-from mmjax.losses.language import next_token_loss, token_accuracy
+from mmjax.decoding import GenerationConfig, forced_ids, generate
+from mmjax.evaluators.language import NextToken, token_counts
+from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task
+
+_REPLY = 32  # tokens of a reply, where the config does not say
 
 
 class Conversation(NamedTuple):
@@ -34,29 +34,30 @@ class Conversation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Chat(Task):
-    """Next-token loss on the supervised tokens; the greedy reply in place of the last assistant's turn as prediction.
+    """Next-token loss on the supervised tokens; a reply in place of the last assistant's turn as prediction.
 
     A decoder with memory "prefix" reads the picture where its part stands in the conversation (before all, where the
     tokenizer has no `<image>`); one with cross-attention reads it from every token.
 
     Attributes:
+      generation: how replies are written; `generation.length` is 32 tokens where it is 0.
       label_smoothing: share of the target spread over the vocabulary.
-      reply_length: longest reply in tokens.
     """
 
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     label_smoothing: float = 0.0
-    reply_length: int = 32
 
     packs: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "decoder"})
 
-    def check(self, where: str) -> None:
-        if self.reply_length < 1:
-            raise ConfigError(f"{where}.reply_length: found {self.reply_length}, expected 1 or more tokens.")
-
     @property
     def features(self) -> frozenset[str]:
         return frozenset({"image", "chat"})
+
+    @staticmethod
+    def targets(batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        """What of a conversation is learnt: ids and mask [B, L - 1]."""
+        return batch["chat"][:, 1:], batch["chat_supervised"][:, 1:]
 
     def _conversation(self, forward: Forward) -> Conversation:
         batch, segments, image = forward.batch, forward.segments("chat"), forward.model.tokens.image
@@ -84,35 +85,34 @@ class Chat(Task):
         }
 
     def predict(self, forward: Forward) -> dict[str, jax.Array]:
-        """reply_ids [B, reply_length] in place of the last turn of the assistant that is not cut off, its turn number
-        `turn` [B]; and of all given turns nll (nats) and hits, summed over their tokens [B].
+        """reply_ids [B, length] in place of the last turn of the assistant that is not cut off, its turn number `turn`
+        [B]; and of all given turns nll (nats) and hits, summed over their tokens [B].
         """
         talk = self._conversation(forward)
-        logits, wanted, counts = self._logits(forward, talk)[:, :-1], talk.ids[:, 1:], talk.supervised[:, 1:]
         start, turn = last_turn(talk.supervised)
         told = jnp.arange(talk.ids.shape[1]) < start[:, None]
         reply = generate(
             forward.model,
             forward.params,
             forward.memory(),
-            length=self.reply_length,
+            self.generation,
+            length=_REPLY,
             prefix_ids=talk.ids,
             prefix_mask=talk.mask & told,
+            forced=forced_ids(self.generation, forward.processor),
             placed=talk.placed,
+            rng=forward.rng(self.name),
+            rows=forward.batch.get("row"),
         )
-        return {
-            "reply_ids": reply,
-            "turn": turn,
-            "nll": jnp.sum(jnp.where(counts, cross_entropy_terms(logits, wanted), 0.0), 1),
-            "hits": jnp.sum(counts & (jnp.argmax(logits, -1) == wanted), 1),
-        }
+        known = foreseen(self._logits(forward, talk), talk.ids, talk.supervised, len(reply))
+        return {"reply_ids": reply, "turn": turn, **known}
 
     def readable(self, outputs: dict[str, np.ndarray], processor: Any) -> dict[str, np.ndarray]:
         replies = [processor.tokenizer.decode(ids) for ids in outputs["reply_ids"]]
         return {**outputs, "reply": np.array(replies, dtype=object)}
 
-    def evaluator(self, processor: Any, train: Any) -> ChatJudge:
-        return ChatJudge(self.name, fit_baseline(train, processor))
+    def evaluator(self, processor: Any, train: Any) -> NextToken:
+        return NextToken(self.name, token_counts(train, processor, "chat", self.targets), self.targets)
 
     def describe(
         self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.config import choice
-from mmjax.decoding import generate
+from mmjax.decoding import GenerationConfig, forced_ids, generate, rank
+from mmjax.errors import ConfigError
+from mmjax.evaluators.figure import Both, Evaluator
+from mmjax.evaluators.language import NextToken, token_counts
 from mmjax.evaluators.vqa import VQA as AnswerJudge
 from mmjax.evaluators.vqa import accuracy as score
 from mmjax.losses.classification import accuracy, cross_entropy
-from mmjax.losses.language import next_token_loss, token_accuracy
+from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import HeadSpec
 from mmjax.tasks.task import SumWeight, Task
@@ -26,17 +29,29 @@ class VQA(Task):
     """All questions drawn for a picture share its encoding: text [B*K, L] is fused with patches [B, N].
 
     Attributes:
-      answer: "class" (softmax over the answer list) or "generate" (the decoder writes it).
+      answer: "class" (softmax over the answer list), "generate" (the decoder writes it), or "rank" (trained like
+        "generate"; the answer is the one of the list that the decoder finds likeliest, as in BLIP).
+      generation: how answers are written.
+      candidates: with "rank", answers that are scored in full for each question: those whose first token is likeliest;
+        0 is all.
       label_smoothing: share of the target spread over classes or vocabulary.
     """
 
-    answer: str = choice("class", "generate")
+    answer: str = choice("class", "generate", "rank")
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    candidates: int = 128
     label_smoothing: float = 0.0
+
+    def check(self, where: str) -> None:
+        if self.answer != "generate" and self.generation != GenerationConfig():
+            raise ConfigError(f"{where}.generation: nothing is written with answer '{self.answer}'. Leave it out.")
+        if self.candidates < 0:
+            raise ConfigError(f"{where}.candidates: found {self.candidates}, expected 1 or more, or 0 for all.")
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset(
-            {"patch_encoder", "text_encoder", "fusion"} | ({"decoder"} if self.answer == "generate" else set())
+            {"patch_encoder", "text_encoder", "fusion"} | ({"decoder"} if self.answer != "class" else set())
         )
 
     @property
@@ -58,14 +73,24 @@ class VQA(Task):
                 "loss": cross_entropy(logits, labels, label_smoothing=smoothing),
                 "accuracy": accuracy(logits, labels),
             }
-        length = batch["answer_text"].shape[-1]
-        ids, given = batch["answer_text"].reshape(-1, length), batch["answer_mask"].reshape(-1, length)
-        logits = forward.decode(ids, given, fused.tokens).logits
-        mask = given & valid[:, None]
+        given = self._given(forward)
         return {
-            "loss": next_token_loss(logits, ids, mask, label_smoothing=smoothing),
-            "token_accuracy": token_accuracy(logits, ids, mask),
+            "loss": next_token_loss(*given, label_smoothing=smoothing),
+            "token_accuracy": token_accuracy(*given),
         }
+
+    @staticmethod
+    def targets(batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The tokens of real answers after their bos: ids and mask [B, K, L - 1]."""
+        return batch["answer_text"][..., 1:], (batch["answer_mask"] & batch["question_valid"][..., None])[..., 1:]
+
+    def _given(self, forward: Forward) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits, ids and mask of the batch's answers, [B * K, L, V] and [B * K, L]."""
+        batch = forward.batch
+        length = batch["answer_text"].shape[-1]
+        valid = (batch["question_valid"] & batch["valid"][:, None]).reshape(-1)
+        ids, given = batch["answer_text"].reshape(-1, length), batch["answer_mask"].reshape(-1, length)
+        return forward.decode(ids, given, forward.fuse("question").tokens).logits, ids, given & valid[:, None]
 
     def predict(self, forward: Forward) -> dict[str, jax.Array]:
         shape = forward.batch["question_valid"].shape
@@ -73,12 +98,31 @@ class VQA(Task):
         if self.answer == "class":
             logits = forward.head(self.name, fused.pooled).reshape(*shape, -1)
             return {"class": jnp.argmax(logits, -1), "confidence": jnp.max(jax.nn.softmax(logits), -1)}
+        known = foreseen(*self._given(forward), shape[0])
         length = forward.batch["answer_text"].shape[-1]
-        ids = generate(forward.model, forward.params, fused.tokens, length=length)
-        return {"ids": ids.reshape(*shape, length)}
+        if self.answer == "rank":
+            ids, mask = forward.processor.encode(forward.processor.answers, length)
+            likelihood = rank(
+                forward.model, forward.params, jnp.asarray(ids), jnp.asarray(mask), fused.tokens,
+                candidates=self.candidates,
+            )  # fmt: skip
+            sure = jnp.max(jax.nn.softmax(likelihood), -1).reshape(shape)
+            return {"class": jnp.argmax(likelihood, -1).reshape(shape), "confidence": sure, **known}
+        row = forward.batch.get("row", jnp.arange(shape[0]))
+        ids = generate(
+            forward.model,
+            forward.params,
+            fused.tokens,
+            self.generation,
+            length=length,
+            forced=forced_ids(self.generation, forward.processor),
+            rng=forward.rng(self.name),
+            rows=(row[:, None] * shape[1] + jnp.arange(shape[1])).reshape(-1),
+        )
+        return {"ids": ids.reshape(*shape, -1), **known}
 
     def readable(self, outputs: dict[str, np.ndarray], processor: Any) -> dict[str, np.ndarray]:
-        if self.answer == "class":
+        if self.answer != "generate":
             answers = np.array(processor.answers, dtype=object)[outputs["class"]]
         else:
             flat = outputs["ids"].reshape(-1, outputs["ids"].shape[-1])
@@ -87,8 +131,12 @@ class VQA(Task):
             answers = answers.reshape(outputs["ids"].shape[:-1])
         return {**outputs, "answer": answers}
 
-    def evaluator(self, processor: Any, train: Any) -> AnswerJudge:
-        return AnswerJudge(self.name, train=train)
+    def evaluator(self, processor: Any, train: Any) -> Evaluator:
+        judge = AnswerJudge(self.name, train=train)
+        if self.answer == "class":
+            return judge
+        counts = token_counts(train, processor, "answer_text", self.targets)
+        return Both(judge, NextToken(self.name, counts, self.targets))
 
     def describe(
         self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]

@@ -2,16 +2,19 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mmjax.data.processor import Processor, ProcessorConfig
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig
 from mmjax.data.vocabularies import read
 from mmjax.errors import ConfigError
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+SHARED = Path(os.environ.get("MMJAX_SHARED_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
 ODD = ["Two Dogs'll play!  It's 2024, café — naïve", "don't", "東京 😀 x", "A [MASK] <b>", "tabs\tand\nlines  end "]
 
 
@@ -50,6 +53,22 @@ def gpt2_folder(folder: Path) -> Path:
     texts = ["two dogs running", "a dog runs. It's 2024!"] * 9
     backend.train_from_iterator(texts, 300, special_tokens=["<|endoftext|>"], show_progress=False)
     backend.save_model(str(folder))
+    return folder
+
+
+def clip_folder(folder: Path) -> Path:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = [("t", "w"), ("tw", "o</w>"), ("d", "o"), ("do", "g"), ("dog", "s</w>"), ("i", "n</w>")]
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(x + "</w>" for x in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    return folder
+
+
+def t5_folder(folder: Path) -> Path:
+    sentencepiece_file(folder, model_type="unigram", vocab_size=35).rename(folder / "spiece.model")
     return folder
 
 
@@ -98,6 +117,68 @@ def test_tiny_sentencepiece_equals_sentencepiece(tmp_path, options):
     assert tokenizer.tokens(texts) == truth.encode(texts)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.unk) == (0, 1, 0, 2)
     assert tokenizer.decode(tokenizer.encode(["two dogs in the snow"], 40)[0][0]) == "two dogs in the snow"
+
+
+FAMILIES = {"clip": clip_folder, "bert": bert_folder, "gpt2": gpt2_folder, "t5": t5_folder}
+REAL = {"bert": "bert_uncased", "gpt2": "gpt2", "t5": "t5_base"}
+CLASSES = {"clip": "CLIPTokenizer", "bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "t5": "T5Tokenizer"}
+
+
+@pytest.mark.parametrize("size", ["tiny", "real"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_hold_the_ids_of_transformers(family, size, tmp_path):
+    """Through the processor, as training has them: bos, the ids of Hugging Face cut at the length, eos, padding.
+
+    The family's own tokenizer puts bos and eos there itself for CLIP and BERT, and eos for T5.
+    """
+    if size == "tiny":
+        folder = FAMILIES[family](tmp_path)
+    elif family == "clip":
+        pytest.skip("the real one has its own test: transformers does not read its file")
+    else:
+        folder = tmp_path
+        for file in real(REAL[family]).iterdir():
+            shutil.copy(file, folder)
+    texts = ["two dogs in the snow", "A dog runs, two dogs run!  It's 2024", "dogs " * 30, ""]
+    length, source = 12, Texts(texts)
+    config = ProcessorConfig(tokenizer=TokenizerConfig(path=str(folder), kind="auto"), length=length)
+    processor = Processor.fit(config, [source], frozenset({"text"}), say=lambda line: None)
+    records = [source[i] for i in range(len(texts))]
+    batch = processor.arrays(
+        records, np.arange(4, dtype=np.uint64), frozenset({"text"}), train=True, captions=1, questions=1
+    )
+    tokenizer = processor.tokenizer
+    for row, mask, text in zip(batch["text"][:, 0], batch["text_mask"][:, 0], texts, strict=True):
+        (ids,) = of_transformers(CLASSES[family], folder, [" ".join(text.split())])
+        expected = [tokenizer.bos, *ids[: length - 2], tokenizer.eos]
+        assert row.tolist() == expected + [tokenizer.pad] * (length - len(expected))
+        assert mask.sum() == len(expected)
+        if family in ("clip", "bert"):
+            assert of_transformers_whole(CLASSES[family], folder, " ".join(text.split()), length) == row.tolist()
+
+
+def of_transformers_whole(cls: str, folder: Path, text: str, length: int) -> list[int]:
+    import transformers
+
+    tokenizer = getattr(transformers, cls).from_pretrained(folder)
+    return tokenizer(text, padding="max_length", truncation=True, max_length=length)["input_ids"]
+
+
+class Texts:
+    """Captions in memory, as a source."""
+
+    name, fingerprint, left_aside = "texts", "texts", {}
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, i):
+        return {"id": str(i), "texts": [self.texts[i]]}
+
+    annotations = __getitem__
 
 
 def test_a_folder_with_tokenizer_json_is_taken_whole_with_the_special_tokens_it_names(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmjax.errors import ConfigError
-from mmjax.evaluators.vqa import VQA, QuestionOnly, accuracy, normalise
+from mmjax.evaluators.vqa import VQA, QuestionOnly, accuracy, anls, exact, normalise
 
 
 def qa(question, *answers):
@@ -19,11 +19,33 @@ TRAIN = [
 
 
 def test_normalises_as_the_vqa_evaluation_does():
+    """Its rules, case by case: what its published script gives for these answers."""
     pairs = {
-        "The  Dog.": "dog", "two": "2", "1,000": "1000", "3.5": "3.5", "don't": "dont", "blue-green": "blue green",
-        "A": "a", "None": "0", "yes!": "yes", "10:30": "10:30",
+        "The  Dog.": "dog", "two": "2", "1,000": "1000", "3.5": "3.5", "None": "0", "yes!": "yes", "10:30": "10:30",
+        "dont": "don't", "don't": "don't", "its": "its", "it's": "it's", "wouldntve": "wouldntve",
+        "wouldnt've": "wouldn't've", "yall'd've": "y'all'd've", "OClock": "o'clock", "were": "were",
+        "blue-green": "blue green", "blue - green": "blue green", "blue -green": "blue green", "a, b": "b",
+        "a/b": "b", "1,000-2": "10002", "the": "", "(red)": "red", "st. john's": "st john's",
+        "an apple, ten": "apple 10",
     }  # fmt: skip
     assert {text: normalise(text) for text in pairs} == pairs
+
+
+def test_exact_match_and_anls_by_their_definitions():
+    assert exact("A  Cat", ["a cat"]) == 1 and exact("cat", ["a cat"]) == 0 and exact("2", ["two"]) == 0
+    assert anls("kitten", ["sitting", "x"]) == pytest.approx(1 - 3 / 7)
+    assert anls("cat", ["dog"]) == 0 and anls("ab", ["abcd"]) == 0  # half or more is wrong
+
+    def slow(a, b):
+        return max(len(a), len(b)) if not a or not b else min(
+            slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0])
+        )  # fmt: skip
+
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        a, b = ("".join(draw.choice(list("ab"), draw.integers(1, 6))) for _ in range(2))
+        share = slow(a, b) / max(len(a), len(b))
+        assert anls(a, [b]) == pytest.approx(1 - share if share < 0.5 else 0), (a, b)
 
 
 @pytest.mark.parametrize("matches", range(11))
@@ -68,6 +90,8 @@ def test_accuracy_overall_and_by_kind_beside_the_blind_answers():
         "vqa/accuracy": (5, 0.8, pytest.approx(0.2)),  # blind: red, yes, red, cube, no
         "vqa/accuracy_yes_no": (2, 1.0, pytest.approx(0)),
         "vqa/accuracy_other": (3, round(2 / 3, 6), pytest.approx(1 / 3)),
+        "vqa/exact": (5, 0.6, pytest.approx(0.2)),  # "2" is not "two"
+        "vqa/anls": (5, 0.6, pytest.approx(0.2)),
         "vqa/most_frequent_answer": (5, 0.2, None),
     }
 

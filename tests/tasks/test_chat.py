@@ -10,6 +10,7 @@ import pytest
 from mmjax.config import build
 from mmjax.data.chat import words_in
 from mmjax.data.processor import Processor, ProcessorConfig
+from mmjax.decoding import GenerationConfig
 from mmjax.errors import ConfigError
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.forward import Forward
@@ -21,7 +22,7 @@ from mmjax.tasks.chat import Chat, last_turn, widen
 SMALL = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
 VOCABULARY, IMAGE, PATCHES, LENGTH = 12, 3, 4, 20
 MEMORIES = "cross_attention", "prefix"
-TASK = Chat(name="chat", reply_length=3)
+TASK = Chat(name="chat", generation=GenerationConfig(length=3))
 IDS = np.array([
     [1, 5, IMAGE, 6, 7, 8, 2, 5, 9, 7, 10, 2],  # two turns of the assistant: 8 eos and 10 eos
     [1, 5, 6, 7, 4, 2, 0, 0, 0, 0, 0, 0],  # no picture
@@ -132,7 +133,7 @@ def test_the_reply_follows_all_but_the_last_turn(memory):
     np.testing.assert_array_equal(got, run(memory, chat=changed)[1]["reply_ids"])
     rows = [row[:start] for row, start in zip(rows_of(IDS), START, strict=True)]
     replies = [[], [], []]
-    for _ in range(TASK.reply_length):
+    for _ in range(TASK.generation.length):
         for row, scores in enumerate(by_hand(memory, rows)):
             token = 0 if 2 in replies[row] else int(scores[-1].argmax())
             replies[row].append(token)
@@ -193,7 +194,9 @@ def test_replies_are_read_back_and_shown_with_the_question():
     assert words_in(TALK, "assistant") == ["A  cat"]
 
 
-def test_chat_is_a_kind_of_task_and_checks_its_length():
-    assert build(Task, {"kind": "chat", "reply_length": 5}, "config.tasks.talk") == Chat(name="talk", reply_length=5)
-    with pytest.raises(ConfigError, match="config.tasks.chat.reply_length: found 0"):
-        build(Task, {"reply_length": 0}, "config.tasks.chat")
+def test_chat_is_a_kind_of_task_whose_replies_the_config_shapes():
+    given = {"kind": "chat", "generation": {"length": 5, "num_beams": 2}}
+    talk = build(Task, given, "config.tasks.talk")
+    assert talk == Chat(name="talk", generation=GenerationConfig(length=5, num_beams=2))
+    with pytest.raises(ConfigError, match="config.tasks.chat.generation.length: found -1"):
+        build(Task, {"generation": {"length": -1}}, "config.tasks.chat")
