@@ -132,10 +132,11 @@ def generate(
         prefix_ids = jnp.full((memory.x.shape[0], 1), bos, jnp.int32)
     if prefix_mask is None:
         prefix_mask = jnp.ones(prefix_ids.shape, bool)
+    both_ways = jnp.pad(prefix_mask, ((0, 0), (0, len(forced)))) if prefix_full else None
     begun = jnp.broadcast_to(jnp.asarray(forced, jnp.int32), (len(prefix_ids), len(forced)))
     prefix_ids = jnp.concatenate([prefix_ids, begun], 1)
     prefix_mask = jnp.concatenate([prefix_mask, jnp.ones(begun.shape, bool)], 1)
-    prompt = _read(model, params, memory, prefix_ids, prefix_mask, length, prefix_full, placed)
+    prompt = _read(model, params, memory, prefix_ids, prefix_mask, length, placed, both_ways)
     if config.num_beams > 1:
         written = _by_beams(model, params, prompt, config, length, eos, pad)
     else:
@@ -154,17 +155,19 @@ def _read(
     ids: jax.Array,
     mask: jax.Array,
     length: int,
-    full: bool,
     placed: bool,
+    both_ways: jax.Array | None = None,
 ) -> _Prompt:
-    """The prompt through the decoder, into a cache with room for `length` tokens more."""
+    """The prompt through the decoder, into a cache with room for `length` tokens more. both_ways: [B, P] bool, tokens
+    that those before them see too.
+    """
     order = jnp.argsort(mask, axis=1, stable=True)  # padding first: every row's last token is in the last slot
     ids, mask = jnp.take_along_axis(ids, order, 1), jnp.take_along_axis(mask, order, 1)
+    both_ways = None if both_ways is None else jnp.take_along_axis(both_ways, order, 1)
     in_front = None if placed else memory  # placeholders are slots of the prompt already
     variables = {"params": params}
     cache = model.apply(variables, len(ids), ids.shape[1] + length, in_front, method="start_cache")
-    prefix = mask if full else None
-    decoded = model.apply(variables, ids, mask, memory, cache=cache, prefix=prefix, placed=placed, method="decode")
+    decoded = model.apply(variables, ids, mask, memory, cache=cache, prefix=both_ways, placed=placed, method="decode")
     # From the last hidden vector alone: the head over the whole prompt would be its largest product.
     logits = model.apply(variables, decoded.hidden[:, -1:], method="decoder_logits")[:, 0]
     return _Prompt(ids, mask, logits, decoded.cache)

@@ -233,18 +233,20 @@ def lay_model(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(given, Mapping) and (name not in own or isinstance(said, Mapping)):
             kind = next(k for k in (*typing.get_args(hints[name]), hints[name]) if dataclasses.is_dataclass(k))
             free = _FREE | (_FREE_ALONE if name == "decoder" and not any(map(_READS, source.shapes)) else set())
-            laid[name] = _lay_part(kind, given, said or {}, where, source.path, free)
+            like = hints["text_encoder"] if name == "fusion" else None  # whose sizes a fusion has where it says none
+            like = like and build(like, source.model["text_encoder"], where).sized(where)
+            laid[name] = _lay_part(kind, given, said or {}, where, source.path, free, like)
         elif given is not None and name in own and build(hints[name], said, where) != given:
             raise _contradiction(where, build(hints[name], said, where), source.path, given)
     return laid
 
 
 def _lay_part(
-    kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Any, free: set[str]
+    kind: type, given: Mapping[str, Any], own: Mapping[str, Any], where: str, path: Any, free: set[str], like: Any
 ) -> dict[str, Any]:
-    theirs = build(kind, given, str(path)).sized(str(path))
+    theirs = build(kind, given, str(path)).sized(str(path), like)
     said = {**given, **(dict.fromkeys(_SIZES, 0) if own.get("size") else {}), **own}
-    ours = build(kind, said, where).sized(where)
+    ours = build(kind, said, where).sized(where, like)
     free = free | {"length"} if getattr(theirs, "position", "learned") != "learned" else free
     for field in dataclasses.fields(kind):
         old, new = getattr(theirs, field.name), getattr(ours, field.name)

@@ -10,6 +10,7 @@ from typing import Any
 from mmjax.config import merge, nest, plain
 from mmjax.errors import ConfigError
 from mmjax.pretrained.family import Described
+from mmjax.tasks import Task
 
 _BATCH = 32  # rows of a batch in `mmjax eval`
 
@@ -62,12 +63,12 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
 
 def tasks_of(described: Described) -> dict[str, dict[str, Any]]:
     """What such a model can do as it is: {task: its settings}."""
-    from mmjax.tasks.task import KINDS
-
-    tasks: dict[str, dict[str, Any]] = {}
-    if described.contrastive and {"patch_encoder", "text_encoder"} <= described.model.keys():
-        tasks["contrastive"] = {"loss_kind": described.contrastive}
-    tasks |= {name: {} for name in described.heads if name in KINDS}
-    if {"patch_encoder", "decoder"} <= described.model.keys():
-        tasks["captioning"] = {}
-    return tasks
+    has = set(described.model)
+    has |= {"contrastive"} if described.contrastive and {"patch_encoder", "text_encoder"} <= has else set()
+    wanted: dict[str, dict[str, Any]] = (
+        {"contrastive": {"loss_kind": described.contrastive}} if described.contrastive else {}
+    )
+    wanted |= {name: {} for name in described.heads}
+    wanted |= {"captioning": {}} if "text_encoder" not in has else {}
+    made = {name: Task.from_config(settings, f"config.tasks.{name}") for name, settings in wanted.items()}
+    return {name: wanted[name] for name, task in made.items() if task.needs <= has}

@@ -31,14 +31,18 @@ WORDS = (
 SPECIAL = ("<pad>", "<bos>", "<unk>")
 
 
-def tokenizer_json(size: int, *, bos: bool = True, eos: bool = True, end: int | None = None) -> str:
-    """Words, as many as fit, with pad 0, bos 1, unk 2 and eos `end` (the last where None)."""
+def tokenizer_json(
+    size: int, *, bos: bool = True, eos: bool = True, end: int | None = None, image: int | None = None
+) -> str:
+    """Words, with pad 0, bos 1, unk 2, eos `end` (the last where None), and <image> where it has an id."""
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     end = size - 1 if end is None else end
     words = [*SPECIAL, *WORDS]
     vocabulary = {token: i for i, token in enumerate(words[:end])}
     vocabulary |= {f"<spare_{i}>": i for i in range(len(vocabulary), size) if i != end} | {"<eos>": end}
+    if image is not None:
+        vocabulary["<image>"] = vocabulary.pop(f"<spare_{image}>")
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -78,7 +82,8 @@ def complete(name: str, target: Path, *, size: int = 61, end: int | None = 59, b
         crop = config["model_type"].startswith("clip")
         (target / "preprocessor_config.json").write_text(json.dumps(pictures(vision["image_size"], crop=crop)))
     if "vocab_size" in config.get("text_config", config):
-        (target / "tokenizer.json").write_text(tokenizer_json(size, end=end, bos=bos))
+        image = config.get("image_token_index", config.get("image_token_id"))
+        (target / "tokenizer.json").write_text(tokenizer_json(size, end=end, bos=bos, image=image))
         marks = {f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "pad", "unk")}
         (target / "tokenizer_config.json").write_text(
             json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **marks})
