@@ -154,10 +154,10 @@ class TransformerConfig:
                 f"{where}: found rope_factor {self.rope_factor}, rope_low_factor {self.rope_low_factor} and "
                 f"rope_high_factor {self.rope_high_factor}; expected the first above 0 and the second below the third."
             )
-        if not 4 <= self.relative_buckets <= self.relative_distance or self.relative_buckets % 4:
+        if self.relative_buckets < 4 or self.relative_distance <= self.relative_buckets // 2:
             raise ConfigError(
                 f"{where}.relative_buckets: found {self.relative_buckets} for a relative_distance of "
-                f"{self.relative_distance}; expected a multiple of 4 that is not above it."
+                f"{self.relative_distance}; expected 4 or more, and half of them below that distance."
             )
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
@@ -227,11 +227,10 @@ class Attention(nn.Module):
         if x.shape[0] % rows:
             raise ValueError(f"attention: {x.shape[0]} rows of queries cannot share {rows} rows of memory evenly.")
         mask = None if mask is None else mask[:, None]
-        k_of, v_of = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)  # turned back there: no copy is made
         out = attend(
             q.reshape(rows, -1, c.heads, c.head_dim),
-            k_of,
-            v_of,
+            jnp.moveaxis(k, 1, 2),  # turned back there: no copy is made
+            jnp.moveaxis(v, 1, 2),
             mask=mask,
             bias=bias,
             scale=c.attention_scale or None,

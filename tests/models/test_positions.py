@@ -50,7 +50,7 @@ def test_scaled_rotary_slows_what_turns_seldom():
     np.testing.assert_allclose(rope_frequencies(fast), plain, rtol=1e-6)  # more than four times: unchanged
 
 
-@pytest.mark.parametrize(("buckets", "longest"), [(32, 128), (8, 20)])
+@pytest.mark.parametrize(("buckets", "longest"), [(32, 128), (8, 20), (16, 12), (10, 9)])
 @pytest.mark.parametrize("causal", [False, True])
 def test_relative_buckets_equal_a_search_for_their_edges(buckets, longest, causal):
     share = buckets if causal else buckets // 2
