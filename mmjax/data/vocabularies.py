@@ -200,11 +200,19 @@ def _spm_merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tu
     return [pair for _, pair in merges]
 
 
-def _json(file: Path, lower: bool, where: str) -> Backend:
+def read_json(file: Path, where: str) -> Backend:
+    """A tokenizer.json, without the padding and the cutting that some carry (all-MiniLM's pads to 128)."""
     try:
-        return Backend.from_file(str(file))
+        backend = Backend.from_file(str(file))
     except Exception as error:
-        raise ConfigError(f"{where}.path: '{file}' is no tokenizer.json ({error}).") from error
+        raise ConfigError(f"{where}: '{file}' is no tokenizer.json ({error}).") from error
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+def _json(file: Path, lower: bool, where: str) -> Backend:
+    return read_json(file, f"{where}.path")
 
 
 _READERS = {"json": _json, "bert": _bert, "gpt2": _gpt2, "clip": _clip, "sentencepiece": _sentencepiece}

@@ -142,9 +142,9 @@ def _what_is_read(folder: Folder, told: Mapping[str, Any]) -> tuple[bool, bool]:
     """
     file = folder.path / "tokenizer.json"
     if file.is_file():
-        from tokenizers import Tokenizer as Backend
+        from mmjax.data.vocabularies import read_json as read_tokenizer
 
-        backend = Backend.from_file(str(file))
+        backend = read_tokenizer(file, folder.where)
         bare, whole = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
         at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         before, after = whole[:at], whole[at + len(bare) :]

@@ -194,6 +194,17 @@ def test_a_folder_with_tokenizer_json_is_taken_whole_with_the_special_tokens_it_
     assert (again.special.bos, again.special.pad, again.special.eos) == ("<start>", "<fill>", "<|endoftext|>")
 
 
+def test_padding_and_cutting_that_a_tokenizer_json_carries_are_left_out(tmp_path):
+    bpe = open_(gpt2_folder(tmp_path), kind="gpt2")
+    expected = bpe.tokens(ODD)
+    bpe.backend.enable_padding(length=128)
+    bpe.backend.enable_truncation(2)
+    folder = tmp_path / "json"
+    folder.mkdir()
+    bpe.backend.save(str(folder / "tokenizer.json"))
+    assert open_(folder).tokens(ODD) == expected
+
+
 def test_real_bert_equals_transformers():
     folder = real("bert_uncased")
     texts = captions()
