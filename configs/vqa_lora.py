@@ -4,7 +4,8 @@ fusion and head, early stopping.
     mmjax train --config configs/vqa_lora.py --workdir runs/vqa --config.init.path=runs/flickr8k --config.data.root=PATH
 
 PATH holds `train/questions.json` and `train/images/` (easy-VQA); of DAQUAR, `--config.data.train.path=train.jsonl`.
-A tenth of the pictures is held out. 2 CPU cores; minutes and figures: BUILD_NOTES.md.
+A tenth of the pictures is held out. `mmjax compare --after runs/vqa` shows before and after.
+2 CPU cores, about 15 minutes; expected accuracy: not yet run in full (question only: 67 %).
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ def get_config() -> ConfigDict:
     config.data = {"train": {"path": "train", "batch_size": 64}, "holdout": 0.1}
     config.processor = {
         "image": {"size": 80, "method": "bilinear"},
-        "augment": {"crop_area": (0.8, 1.0), "crop_aspect": (0.9, 1.11), "flip": True, "brightness": 0.0, "contrast": 0.0},
+        "augment": {"crop_area": (0.8, 1.0), "crop_aspect": (0.9, 1.11), "flip": True, "brightness": 0, "contrast": 0},
         "question_length": 32,
         "questions": 6,
     }
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
         "fusion": {"name": "cross_attention", "width": 192, "depth": 2, "heads": 6, "pool": "mean"},
     }
     config.tasks = {"vqa": {"answer": "class"}}
-    config.adapt = {"lora": ("patch_encoder", "text_encoder"), "rank": 16, "alpha": 32.0}
+    config.adapt = {"lora": ("patch_encoder/.*", "text_encoder/.*"), "rank": 16, "alpha": 32.0}
     config.optimizer = {
         "name": "muon",
         "args": {"consistent_rms": 0.2},

@@ -32,6 +32,11 @@ JSON_ITEMS = ("data", "meta", "processor")
 _log = logging.getLogger(__name__)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not Orbax's warnings of what is meant: saves between evaluations carry no metrics, and readers write nothing."""
+    return not any(said in record.getMessage() for said in ("tracked_metric", "read_only=True", "is read only="))
+
+
 class SaveFailed(RuntimeError):
     """A checkpoint could not be written; raised at the next call after an asynchronous save."""
 
@@ -78,8 +83,7 @@ class Checkpointer:
     def __init__(self, folder: str | Path, config: CheckpointConfig, *, every: int = 1, read_only: bool = False):
         self.folder, self.config, self.read_only = Path(folder).absolute(), config, read_only
         self._unreadable: set[int] = set()
-        # Saves between evaluations carry no metrics on purpose; Orbax would warn at each.
-        logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in record.getMessage())
+        logging.getLogger("absl").addFilter(_is_news)
         keep = [checkpoint_managers.LatestN(config.keep_latest)]
         if config.best:
             keep.append(

@@ -14,7 +14,7 @@ from mmjax.config import build_dataclass, merge, nest, plain, read_file
 from mmjax.data.processor import ProcessorConfig
 from mmjax.data.sources import SourceConfig
 from mmjax.errors import ConfigError, did_you_mean
-from mmjax.initialisation import InitConfig, inherit
+from mmjax.initialisation import InitConfig, inherit, run_sizes
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
 from mmjax.models.patch_encoder import check_stem
@@ -370,19 +370,21 @@ def _with_patches(config: Config) -> Config:
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The one smoke rule: small widths, depth 2, batches of 8, a step a stage; built-in sets in their smallest version.
 
-    Retrieval searches the whole of such a set, for a gallery may be larger. Nothing else changes.
+    Retrieval searches the whole of such a set, for a gallery may be larger. What begins with weights keeps their sizes.
+    Nothing else changes.
     """
     small = plain(mapping)
-    given = small.get("init", {})
+    given, model = small.get("init", {}), small.get("model", {})
+    begun = run_sizes(given.get("path", ""))
     for tower in ("patch_encoder", "text_encoder", "fusion", "decoder"):
-        part = small.get("model", {}).get(tower)
-        if given.get(tower) or (given.get("path") and tower != "fusion"):
-            continue  # its sizes are those of the weights
-        if isinstance(part, dict) and part.get("name", "") != "none":
-            part.pop("size", None)
-            part.update({"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64})
-    if small.get("model", {}).get("embed_dim") and not given.get("path"):
-        small["model"]["embed_dim"] = 32
+        part = model.get(tower)
+        public = given.get(tower) or (given.get("path") and not begun and tower != "fusion")
+        if public or not isinstance(part, dict) or part.get("name", "") == "none":
+            continue  # public weights say their sizes themselves
+        part.pop("size", None)
+        part.update(begun.get(tower) or {"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64})
+    if model.get("embed_dim") and (begun or not given.get("path")):
+        model["embed_dim"] = begun.get("embed_dim") or 32
     tokenizer = small.setdefault("processor", {}).setdefault("tokenizer", {})
     if not tokenizer.get("path"):
         tokenizer["vocab_size"] = 512

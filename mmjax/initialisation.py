@@ -16,6 +16,7 @@ A source is what `init.path` names. Whatever its kind it has
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -211,8 +212,29 @@ def _lay_processor(source: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     return laid
 
 
+def run_sizes(path: str) -> dict[str, Any]:
+    """{part of the model: its sizes}, and embed_dim, of the run in a workdir; {} where `path` is none."""
+    file = Path(path, "config.json")
+    if not path or not (file.parent / "checkpoints").is_dir() or not file.is_file():
+        return {}
+    model = json.loads(file.read_text())["model"]
+    parts = {n: {k: part[k] for k in ("size", *_SIZES)} for n, part in model.items() if isinstance(part, dict)}
+    return parts | {"embed_dim": model["embed_dim"]}
+
+
 # What a config may say of a part although its weights come from elsewhere: no parameter that they hold depends on it.
-_FREE = {"size", "dropout", "drop_path", "patch_dropout", "remat", "scan", "pool", "tokens_layer", "tokens_cls"}
+_FREE = {
+    "size",
+    "adapter",
+    "dropout",
+    "drop_path",
+    "patch_dropout",
+    "remat",
+    "scan",
+    "pool",
+    "tokens_layer",
+    "tokens_cls",
+}
 # How a language model reads pictures, where its weights have nothing for that.
 _FREE_ALONE = {"memory", "connector", "prefix_attention"}
 _READS = re.compile(r"decoder/(memory_projection.*|.*/cross_.*)").fullmatch

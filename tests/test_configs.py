@@ -53,8 +53,39 @@ def sets(tmp_path_factory):
     clip = complete("clip", tmp_path_factory.mktemp("public") / "clip", end=60)
     llama = complete("llama", clip.parent / "llama")
     towers = {"init.patch_encoder": str(clip), "init.decoder": str(llama)}
-    roots = {"easy_vqa": easy, "flickr8k": flickr, "warm_start": flickr, "nlvr": nlvr}
+    classes = tmp_path_factory.mktemp("cifar10")
+    for i, record in enumerate(records):
+        folder = classes / record["scene"][0]["shape"]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{i}.png").write_bytes(record["image"])
+    roots = {"easy_vqa": easy, "vqa_lora": easy, "nlvr": nlvr, "cifar10": classes}
+    roots |= dict.fromkeys(("flickr8k", "flickr8k_captions", "warm_start"), flickr)
     return {n: {"data.root": str(root), **(towers if n == "warm_start" else {})} for n, root in roots.items()}
+
+
+@pytest.fixture(scope="session")
+def trained(sets, tmp_path_factory):
+    """(config name, full) -> the workdir of a step of it: in smoke, or of one that begins at random in its full sizes.
+    Configs that begin with another run begin with that of flickr8k.py.
+    """
+    made = {}
+
+    def run(name, full=False):
+        if (name, full) not in made:
+            workdir = made[name, full] = tmp_path_factory.mktemp(name) / "w"
+            said = ["train.steps=1", "train.epochs=0", "data.train.batch_size=8", "eval.start=False"] if full else []
+            said += [f"{k}={v}" for k, v in overrides(name).items()]
+            command = ["train", "--config", str(ROOT / "configs" / f"{name}.py"), "--workdir", str(workdir)]
+            command += [] if full else ["--smoke"]
+            assert cli.main([*command, *(f"--config.{s}" for s in said)]) == 0
+        return made[name, full]
+
+    def overrides(name, full=False):
+        begins = "--config.init.path=" in (ROOT / "configs" / f"{name}.py").read_text()
+        return sets.get(name, {}) | ({"init.path": str(run("flickr8k", full))} if begins else {})
+
+    run.overrides = overrides
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +93,12 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MMJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def overrides(file, sets):
-    return sets.get(file.stem, {})
-
-
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
-def test_config_is_built_in_full_and_its_step_traced(file, sets, monkeypatch):
+def test_config_is_built_in_full_and_its_step_traced(file, trained, monkeypatch):
     """Full widths, depths and batch; only the drawn set is small, so that the test need not draw 30,000 pictures."""
     from mmjax import experiment
 
-    small = experiment.read_file
+    small, begun = experiment.read_file, trained.overrides(file.stem, full=True)
 
     def read(path):
         mapping = small(path)
@@ -82,7 +109,7 @@ def test_config_is_built_in_full_and_its_step_traced(file, sets, monkeypatch):
         return mapping
 
     monkeypatch.setattr(experiment, "read_file", read)
-    config, _ = load(str(file), overrides(file, sets))
+    config, _ = load(str(file), begun)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     data = assemble.open_data(config)
     processor = assemble.fit_processor(config, data)
@@ -99,10 +126,19 @@ def test_config_is_built_in_full_and_its_step_traced(file, sets, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
-def test_config_runs_a_step_in_smoke(file, sets, tmp_path):
-    command = ["train", "--config", str(file), "--workdir", str(tmp_path / "w"), "--smoke"]
-    assert cli.main([*command, *(f"--config.{k}={v}" for k, v in overrides(file, sets).items())]) == 0
-    assert (tmp_path / "w" / "eval").is_dir()
+def test_config_runs_a_step_in_smoke(file, trained):
+    assert (trained(file.stem) / "eval").is_dir()
+
+
+@pytest.mark.slow
+def test_three_commands_pre_train_adapt_and_compare(trained, capsys):
+    """The story of the README: LoRA on top of pairs, then before against after on the pictures that were held out."""
+    workdir = trained("vqa_lora")
+    capsys.readouterr()
+    assert cli.main(["compare", "--after", str(workdir)]) == 0
+    table = capsys.readouterr().out
+    assert "before" in table and "after" in table and "vqa/accuracy" in table
+    assert list((workdir / "eval").glob("*.png"))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
