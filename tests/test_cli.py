@@ -179,5 +179,5 @@ def test_a_run_on_native_pictures_goes_on_where_it_stopped_and_predicts(
     Image.open(tiny_set / "images" / "00.png").resize((64, 24)).save(wide)
     capsys.readouterr()
     command = ["predict", "--workdir", str(tmp_path / "a"), "--image", str(wide), "--labels", "a circle,a square"]
-    assert cli.main([*command, "--out", str(tmp_path / "o.png")]) == 0
+    assert cli.main([*command, "--panel", str(tmp_path / "o.png")]) == 0
     assert "%  a circle" in capsys.readouterr().out and (tmp_path / "o.png").exists()

@@ -157,11 +157,17 @@ class Tokenizer:
         return self.backend.decode([i for i in ids if i != self.pad], skip_special_tokens=True).strip()
 
     def extends(self, other: Tokenizer) -> bool:
-        """Whether every token of another is here under the same id, and starts, ends and fills texts alike."""
+        """Whether another's texts have the same ids here: the same model, with more added tokens at most, and texts that
+        start, end and are filled alike.
+        """
         own, theirs = (t.backend.get_vocab(with_added_tokens=True) for t in (self, other))
         marks = ("bos", "eos", "pad", "start", "reads_bos", "reads_eos")
         alike = all(getattr(self, name) == getattr(other, name) for name in marks)
-        return alike and all(own.get(token) == i for token, i in theirs.items())
+        # More merges would cut old texts otherwise, though every old token kept its id.
+        ways = ("normalizer", "pre_tokenizer", "model")
+        told = [json.loads(t.backend.to_str()) for t in (self, other)]
+        cuts = [{way: tokenizer[way] for way in ways} for tokenizer in told]
+        return alike and cuts[0] == cuts[1] and all(own.get(token) == i for token, i in theirs.items())
 
     def unknown_share(self, texts: Sequence[str]) -> float:
         """Share of unknown tokens in texts; a text that becomes no token at all counts as one unknown."""

@@ -33,6 +33,7 @@ def test_every_parameter_has_one_row_and_every_key_one_owner(name):
     tensors = loaded.folder.described.tensors
     ours = [parameter for tensor in tensors for parameter in tensor.ours]
     made = flat_names(jax.eval_shape(lambda key: initialise(loaded.model, key), jax.random.key(0)))
-    assert sorted(ours) == sorted(made)
+    fresh = {"contrastive_log_scale"} if name == "blip_matches" else set()  # BLIP's files have no place for it
+    assert sorted(ours) == sorted(made.keys() - fresh) and fresh <= made.keys()
     keys = [key for tensor in tensors for key in (tensor.theirs, *tensor.also)]
     assert len(keys) == len(set(keys))
