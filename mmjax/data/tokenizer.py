@@ -157,8 +157,8 @@ class Tokenizer:
         return self.backend.decode([i for i in ids if i != self.pad], skip_special_tokens=True).strip()
 
     def extends(self, other: Tokenizer) -> bool:
-        """Whether another's texts have the same ids here: the same model, with more added tokens at most, and texts that
-        start, end and are filled alike.
+        """Whether another's texts have the same ids here: the same model, with more added tokens at most, and texts
+        that start, end and are filled alike.
         """
         own, theirs = (t.backend.get_vocab(with_added_tokens=True) for t in (self, other))
         marks = ("bos", "eos", "pad", "start", "reads_bos", "reads_eos")

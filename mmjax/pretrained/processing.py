@@ -76,7 +76,10 @@ def _sides(size: Any, where: str) -> dict[str, int]:
 def text_settings(folder: Folder) -> dict[str, Any]:
     """Keys of `config.processor` for texts: tokenizer, clean, length. The vocabulary is checked against the table."""
     if not any(found for pattern in VOCABULARIES for found in folder.path.glob(pattern)):
-        raise ConfigError(f"{folder.where}: '{folder.path}' has no vocabulary. Expected one of {VOCABULARIES}.")
+        raise ConfigError(
+            f"{folder.where}: '{folder.path}' has no vocabulary. Expected one of {VOCABULARIES}. Put the tokenizer's "
+            "files beside its config.json."
+        )
     told, described = folder.json(TEXTS), folder.described
     bos, eos = _what_is_read(folder, told)
     config = {
