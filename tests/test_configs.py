@@ -115,7 +115,8 @@ def test_config_is_built_in_full_and_its_step_traced(file, trained, monkeypatch)
     processor = assemble.fit_processor(config, data)
     model = assemble.build_model(config, processor)
     plan = assemble.make_plan(config, model, data, mesh)
-    objective = Objective(model, {s: config.tasks_of(s) for s in config.data.streams}, config.train.accumulate)
+    tasks = {stream: config.tasks_of(stream) for stream in config.data.streams}
+    objective = Objective(model, tasks, config.train.accumulate, config.adapt.scale)
     batch = {n: next(p.batches(0, 1)) for n, p in assemble.train_pipelines(config, data, processor, mesh).items()}
     step = make_train_step(objective, plan.tx, seed=0, ema=config.train.ema)
     with sharding.on_mesh(mesh):
