@@ -2,7 +2,8 @@
 
     mmjax train --config configs/scenes.py --workdir runs/scenes
 
-2 CPU cores, about 28 minutes; expected on `full_test`: R@1 of 100 100 %, VQA 92 %, captions with all attributes right 54 %;
+2 CPU cores, about 28 minutes; expected on `full_test`: R@1 of 100 100 %, VQA 92 %, captions with all attributes right
+54 %;
 on `full_unseen`, with colour-shape pairs that training never showed, 99 %, 90 %, 49 %.
 """
 
