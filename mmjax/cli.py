@@ -148,15 +148,18 @@ def _train(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.experiment import load
 
     config, mapping = load(known.config, overrides, smoke=known.smoke)
-    from mmjax import train
-
     if known.dry_run:
-        return train.dry_run(config)
+        from mmjax.dry_run import dry_run
+
+        return dry_run(config)
     if known.workdir is None:
         raise ConfigError("--workdir: missing. It names the folder for checkpoints, metrics and pictures.")
+    from mmjax.run import Diverged
+    from mmjax.train import train
+
     try:
-        code = train.train(config, mapping, known.workdir)
-    except train.Diverged as error:
+        code = train(config, mapping, known.workdir)
+    except Diverged as error:
         print(f"mmjax train: {error}", file=sys.stderr)
         return DIVERGED
     if code == 0 and (known.compare or config.init.path and config.data.test):

@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax import report
+from mmjax.data.sets import DataConfig
 from mmjax.data.sources import Source
 from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.evaluators import Figure
 from mmjax.evaluators.intervals import by_cluster, mcnemar, quantiles, resample, swap_test
-from mmjax.experiment import DataConfig
 from mmjax.predictions import read_figures
+from mmjax.table import columns
 
 _TESTS = "p: McNemar's exact test (*) where a row is right or wrong, else 10,000 random swaps of before and after."
 
@@ -116,7 +116,7 @@ def table(sets: Mapping[str, Sequence[Change]]) -> str:
     """A table a set, and a line on the tests."""
     head = ("figure", "before", "after", "difference (95 %)", "p", "baseline", "rows")
     tables = [
-        f"{name}: before against after\n{report.columns([head, *(c.cells() for c in found)], '<>>>><>')}"
+        f"{name}: before against after\n{columns([head, *(c.cells() for c in found)], '<>>>><>')}"
         for name, found in sets.items()
     ]
     return "\n\n".join([*tables, _TESTS])

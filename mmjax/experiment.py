@@ -1,124 +1,26 @@
-"""The experiment as one frozen object: `Config`, its data sets, its length; and its shrinking for a smoke test."""
+"""The experiment as one frozen object: `Config`, its length, its evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmjax.checkpoint import CheckpointConfig
-from mmjax.config import build_dataclass, merge, nest, plain, read_file
+from mmjax.config import build_dataclass, merge, nest, read_file
 from mmjax.data.processor import ProcessorConfig
-from mmjax.data.sources import SourceConfig
+from mmjax.data.sets import DataConfig
 from mmjax.errors import ConfigError, did_you_mean
-from mmjax.initialisation import InitConfig, inherit, run_sizes
+from mmjax.initialisation import InitConfig, inherit
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
 from mmjax.models.patch_encoder import check_stem
 from mmjax.optim import OptimizerConfig
 from mmjax.sharding import MeshConfig
+from mmjax.smoke import shrink
 from mmjax.tasks import Task
-
-SETS = ("train", "validation", "test", "eval")
-_OF_TRAINING = ("pack_tokens", "pack_rows", "buckets")
-_OF_STREAM = ("batch_size", *_OF_TRAINING)  # equal in all sources of a stream
-_SOURCE_KEYS = {f.name for f in dataclasses.fields(SourceConfig)}
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where rows come from. Each of the four is {name: source}; a single source may be written without its name.
-
-    Attributes:
-      root: the folder that relative paths start from.
-      train: {name: source}: what tasks read in training. A source feeds the stream of its own name, or the one that its
-        `stream` names; sources of one stream are mixed by their `weight`. The first stream is every task's default.
-      validation, test, eval: {name: source}; each feeds the stream of its own name, else its `stream`, else the first.
-        Fields left out are inherited from the training source of its name, else from the first of that stream; a
-        `path` of its own drops the inherited root, split, format, fields and prompt.
-      holdout: share of the training pictures that become the validation set where none is named; 0 trains on all.
-      max_bad_fraction: share of a source's rows that may be unreadable; they are counted in bad_records.jsonl and
-        others stand in. 0 ends the run at the first.
-      check_overlap: whether to look for validation pictures in the training sets at the start (reads each once).
-      threads: reader threads.
-    """
-
-    root: str = ""
-    train: Mapping[str, SourceConfig] = field(default_factory=dict)
-    validation: Mapping[str, SourceConfig] = field(default_factory=dict)
-    test: Mapping[str, SourceConfig] = field(default_factory=dict)
-    eval: Mapping[str, SourceConfig] = field(default_factory=dict)
-    holdout: float = 0.1
-    max_bad_fraction: float = 0.0
-    check_overlap: bool = True
-    threads: int = 2
-
-    @property
-    def streams(self) -> dict[str, dict[str, SourceConfig]]:
-        """{stream: {name: training source}}."""
-        streams: dict[str, dict[str, SourceConfig]] = {}
-        for name, source in self.train.items():
-            streams.setdefault(source.stream, {})[name] = source
-        return streams
-
-    def of_stream(self, stream: str) -> SourceConfig:
-        """The first source of a stream, whose keys of `_OF_STREAM` are those of all. Without a training set, as of an
-        imported model, the defaults.
-        """
-        found = (source for source in self.train.values() if source.stream == stream)
-        return next(found) if self.train else SourceConfig()
-
-    def batch_size(self, stream: str) -> int:
-        """Rows of a stream in a step, or packed sequences."""
-        return self.of_stream(stream).batch_size
-
-    @classmethod
-    def from_config(cls, value: Any, where: str) -> DataConfig:
-        if isinstance(value, cls):
-            return value
-        value = dict(value)
-        train = _named(value.get("train", {}), "main", f"{where}.train")
-        train = {name: {**own, "stream": own.get("stream") or name} for name, own in train.items()}
-        streams = {own["stream"]: own for own in reversed(train.values())} or {"main": {}}
-        first = next(iter(train.values()), {"stream": "main"})["stream"]
-        tolerated = {"max_bad_fraction": value.get("max_bad_fraction", 0.0)}
-        for group in SETS:
-            sources = _named(value.get(group, {}), "main" if group == "train" else group, f"{where}.{group}")
-            for name, own in sources.items():
-                if group == "train":
-                    sources[name] = {**tolerated, **train[name]}
-                    continue
-                stream = own.get("stream") or (train[name]["stream"] if name in train else first)
-                if stream not in streams:
-                    raise ConfigError(
-                        f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, streams)}"
-                    )
-                for key in _OF_TRAINING:
-                    if key in own:
-                        raise ConfigError(f"{where}.{group}.{key}: given, but only training does this. Leave it out.")
-                dropped = ("root", "split", "format", "fields", "prompt") if own.get("path") else ()
-                dropped = (*dropped, *_OF_TRAINING)
-                inherited = {k: v for k, v in train.get(name, streams[stream]).items() if k not in dropped}
-                sources[name] = {**tolerated, **inherited, **own, "stream": stream}
-            value[group] = sources
-        return build_dataclass(cls, value, where)
-
-
-def _named(value: Any, default: str, where: str) -> dict[str, dict[str, Any]]:
-    """A single source -> {default: source}; a mapping of sources stays. A stray key beside named sources fails."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: found {value!r}, expected a group of keys (path, root, batch_size, ...).")
-    nested = {k: v for k, v in value.items() if isinstance(v, Mapping) and k not in _SOURCE_KEYS}
-    flat = {k: v for k, v in value.items() if k not in nested}
-    for key in flat:
-        if key not in _SOURCE_KEYS:
-            raise ConfigError(f"{where}.{key}: no such key.{did_you_mean(key, _SOURCE_KEYS)}")
-    if not nested:
-        return {default: flat} if flat else {}
-    return {name: {**flat, **own} for name, own in nested.items()}
 
 
 @dataclass(frozen=True)
@@ -260,18 +162,7 @@ class Config:
             raise ConfigError(f"{where}.tasks: empty. Expected at least one, as tasks.contrastive.weight=1.")
 
     def check(self, where: str) -> None:
-        for name, sources in self.data.streams.items():
-            for key in _OF_STREAM:
-                values = sorted({getattr(source, key) for source in sources.values()})
-                if len(values) > 1:
-                    raise ConfigError(
-                        f"{where}.data.train: found {key} {' and '.join(map(str, values))} in the stream '{name}', "
-                        "whose sources are mixed into one batch. Expected one value."
-                    )
-            if self.data.batch_size(name) < 1:
-                raise ConfigError(
-                    f"{where}.data.train.batch_size: missing for the stream '{name}'. Expected 1 or more rows."
-                )
+        for name in self.data.streams:
             if self.data.of_stream(name).pack_rows:
                 self._check_packing(name, where)
         for name, task in self.tasks.items():
@@ -365,50 +256,3 @@ def _with_patches(config: Config) -> Config:
     image = image.for_patches(encoder.patch, "config.processor.image")
     check_stem(encoder)
     return dataclasses.replace(config, processor=dataclasses.replace(config.processor, image=image))
-
-
-def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The one smoke rule: small widths, depth 2, batches of 8, a step a stage; built-in sets in their smallest version.
-
-    Retrieval searches the whole of such a set, for a gallery may be larger. What begins with weights keeps their sizes.
-    Nothing else changes.
-    """
-    small = plain(mapping)
-    given, model = small.get("init", {}), small.get("model", {})
-    begun = run_sizes(given.get("path", ""))
-    for tower in ("patch_encoder", "text_encoder", "fusion", "decoder"):
-        part = model.get(tower)
-        public = given.get(tower) or (given.get("path") and not begun and tower != "fusion")
-        if public or not isinstance(part, dict) or part.get("name", "") == "none":
-            continue  # public weights say their sizes themselves
-        part.pop("size", None)
-        part.update(begun.get(tower) or {"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64})
-    if model.get("embed_dim") and (begun or not given.get("path")):
-        model["embed_dim"] = begun.get("embed_dim") or 32
-    tokenizer = small.setdefault("processor", {}).setdefault("tokenizer", {})
-    if not tokenizer.get("path"):
-        tokenizer["vocab_size"] = 512
-    _shrink_sources(small.get("data", {}))
-    for task in small.get("tasks", {}).values():
-        if "gallery" in task:
-            task["gallery"] = 0
-    train = small.setdefault("train", {})
-    for key in ("epochs", "examples"):
-        train.pop(key, None)
-    stages = list(small.get("stages", {}).values())
-    for stage in stages[:-1]:
-        stage["length"] = "1 step"
-    train.update({"steps": max(1, len(stages)), "log_every": 1})
-    small.setdefault("optimizer", {})["warmup"] = "0 steps"
-    return small
-
-
-def _shrink_sources(node: Any) -> None:
-    if not isinstance(node, dict):
-        return
-    if "batch_size" in node:
-        node["batch_size"] = 8
-    if isinstance(node.get("path"), str) and node["path"].startswith("tfds:scenes/"):
-        node["path"] = re.sub(r"(_\d+train)?$", "_16train", node["path"], count=1)
-    for value in node.values():
-        _shrink_sources(value)

@@ -17,7 +17,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.errors import ConfigError
 from mmjax.experiment import load
 from mmjax.metrics import progress
-from mmjax.summary import aligned
+from mmjax.table import columns
 
 _WARM = 2  # batches before the clock starts: the threads have begun
 _STAGED = 3  # batches that are timed by stage, at most one more than _WARM
@@ -55,7 +55,7 @@ def bench(file: str, overrides: Mapping[str, str], steps: int = 100) -> int:
         )  # fmt: skip
         total = sum(spent.values())
         stages += [(stream, name, f"{1000 * s:8,.2f}", f"{s / total:5.0%}") for name, s in spent.items()]
-    print(f"\n{aligned(speeds)}\n\n{aligned(stages)}")
+    print(f"\n{columns(speeds)}\n\n{columns(stages)}")
     return 0
 
 

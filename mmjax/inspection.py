@@ -21,7 +21,7 @@ from mmjax.data.survey import FIELD_OF, Survey
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig
 from mmjax.errors import ConfigError
 from mmjax.metrics import progress
-from mmjax.summary import aligned
+from mmjax.table import columns
 
 SAMPLE = 20_000  # rows that are read, of a larger set
 EXAMPLES = 3
@@ -223,7 +223,7 @@ def _fields(found: Found) -> str:
     if replies := _texts_of(found).get("answers"):
         common = ", ".join(f"{answer} ({count:,})" for answer, count in Counter(replies).most_common(3))
         rows.append(("answers", "", f"{len(replies):,}".rjust(8), "", f"{len(set(replies)):,} answers: {common}, ..."))
-    return aligned(rows)
+    return columns(rows, head=False)
 
 
 def _counts(found: Found, shown: int) -> tuple[str, str, str]:
@@ -237,7 +237,7 @@ def _bad(found: Found) -> str:
         (f"{len(ids):,}".rjust(6), cause, ", ".join(ids[:EXAMPLES]) + (", ..." if len(ids) > EXAMPLES else ""))
         for cause, ids in sorted(found.bad.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
-    return aligned([("  rows", "cause", "first"), *rows]) if rows else ""
+    return columns([("  rows", "cause", "first"), *rows], head=False) if rows else ""
 
 
 def _examples(found: Found, source: Source) -> str:
@@ -274,7 +274,7 @@ def _pictures(found: Found) -> str:
     rows += [("short side", *_percentiles(np.minimum(width, height)))]
     rows += [("KB", *_percentiles(size / 1000))]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.kinds.items(), key=lambda k: (-k[1], k[0])))
-    return f"{aligned(rows)}\n{kinds}"
+    return f"{columns(rows, head=False)}\n{kinds}"
 
 
 def _texts(found: Found, lengths: dict[str, np.ndarray], length: int) -> str:
@@ -285,7 +285,7 @@ def _texts(found: Found, lengths: dict[str, np.ndarray], length: int) -> str:
         if name in lengths:
             cut = f"{np.mean(lengths[name] > length):.1%}".rjust(6)
             rows.append((f"{name}, tokens", f"{len(lengths[name]):,}".rjust(8), *_percentiles(lengths[name]), cut))
-    return aligned(rows) if len(rows) > 1 else ""
+    return columns(rows, head=False) if len(rows) > 1 else ""
 
 
 def _again(found: Found) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from mmjax import assemble
 from mmjax.data.mixture import Mixture
 from mmjax.data.packed import pack, refuse_crops
+from mmjax.data.sets import SETS
 from mmjax.data.sources import Source, SourceConfig
-from mmjax.experiment import SETS, Config, load
+from mmjax.experiment import Config, load
 
 
 def pack_sets(file: str, overrides: Mapping[str, str], out: Path) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from mmjax.errors import ConfigError
 from mmjax.evaluators import Figure, as_json
 from mmjax.metrics import read_lines
+from mmjax.table import columns
 
 Series = dict[str, tuple[list[int], list[float]]]  # name: (steps, values)
 INK, GREY, RIGHT, WRONG = "#1f2328", "#6e7781", "#1a7f37", "#cf222e"
@@ -25,13 +26,6 @@ def table(figures: Sequence[Figure]) -> str:
     """
     head = ("figure", "value", "95 % interval", "baseline", "minus baseline (95 %)", "n")
     return columns([head, *(figure.cells() for figure in figures)], "<>><>>")
-
-
-def columns(rows: Sequence[Sequence[str]], align: str) -> str:
-    """Rows of cells as text, the first underlined; `align` has "<" or ">" for each column."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{c:{a}{w}}" for a, c, w in zip(align, row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def write_json(path: str | Path, figures: Sequence[Figure], also: Mapping[str, Any] | None = None) -> None:

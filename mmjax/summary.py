@@ -10,6 +10,7 @@ import jax
 
 from mmjax.models import lora
 from mmjax.optim import coverage_table
+from mmjax.table import columns
 
 if TYPE_CHECKING:
     from mmjax.assemble import Data, Plan
@@ -75,7 +76,7 @@ def sharding_table(plan: Plan) -> str:
         )
         rows[key] = rows.get(key, 0) + 1
     header = ("parameter", "shape", "spec", "bytes/device", "layers")
-    return aligned([header, *((*key, str(count)) for key, count in rows.items())])
+    return columns([header, *((*key, str(count)) for key, count in rows.items())])
 
 
 def batch_table(batch: Mapping[str, Mapping[str, Any]]) -> str:
@@ -84,12 +85,4 @@ def batch_table(batch: Mapping[str, Mapping[str, Any]]) -> str:
     for stream, features in batch.items():
         for name, value in features.items():
             rows.append((stream, name, str(tuple(value.shape)), str(value.dtype), str(tuple(value.sharding.spec))))
-    return aligned(rows)
-
-
-def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Columns padded to their widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return columns(rows)

@@ -20,7 +20,7 @@ from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config, from_mapping
 from mmjax.initialisation import pinned
 from mmjax.models.multimodal import Multimodal
-from mmjax.summary import aligned
+from mmjax.table import columns
 from mmjax.workdir import Workdir
 
 _MAY_CHANGE = re.compile(r"(data|eval|mesh)(\.|$)|init\.path$|tasks\.[^.]+\.generation(\.|$)")
@@ -129,4 +129,4 @@ def _beside(name: str, results: Mapping[str, Result]) -> str:
     for kind, result in results.items():
         cells = {f.name: f.cells()[1] for f in result.figures}
         rows.append((kind.strip("_").replace("_", " ") or "trained", *(cells[n] for n in figures)))
-    return aligned(rows)
+    return columns(rows)

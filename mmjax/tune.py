@@ -27,6 +27,7 @@ from mmjax.config import plain
 from mmjax.errors import ConfigError, did_you_mean
 from mmjax.experiment import load
 from mmjax.metrics import read_lines
+from mmjax.table import columns
 
 if TYPE_CHECKING:
     import optuna
@@ -184,6 +185,7 @@ class _Search:
         import optuna
 
         from mmjax import train
+        from mmjax.run import Diverged
 
         while len(self.finished()) < trials:
             # A seed for each trial: a search that goes on suggests what an unbroken one would have.
@@ -204,7 +206,7 @@ class _Search:
             except _NoSuchMetric:
                 self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 raise
-            except (Given, train.Diverged) as error:
+            except (Given, Diverged) as error:
                 state, note = optuna.trial.TrialState.PRUNED, str(error)
             except ConfigError as error:
                 state, note = optuna.trial.TrialState.FAIL, str(error)
@@ -269,7 +271,7 @@ class _Search:
             told = (value, trial.state.name.lower(), str(len(trial.intermediate_values)), minutes)
             texts = [_text(trial.params.get(key)) for key in keys]
             rows.append((str(trial.number), *told, *texts, f"trials/{trial.user_attrs['folder']}"))
-        parts = [report.columns(rows, "><<>>" + "<" * (len(keys) + 1))]
+        parts = [columns(rows, "><<>>" + "<" * (len(keys) + 1))]
         importances = self._importances(done)
         if importances:
             parts.append("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmjax.errors import ConfigError
-from mmjax.experiment import Config, from_mapping, shrink
+from mmjax.experiment import Config, from_mapping
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,17 +47,6 @@ def test_no_key_that_nothing_reads():
             assert re.search(read, code), f"{kind.__name__}.{field.name}"
 
 
-def test_evaluation_sets_inherit_from_their_stream_and_a_path_of_its_own_drops_root():
-    config = from_mapping(
-        mapping(validation={"split": "dev"}, test={"one": {"path": "b.csv"}, "two": {"group": False}})
-    )
-    data = config.data
-    assert data.validation["validation"].path == "a.csv" and data.validation["validation"].root == "pictures"
-    assert (data.test["one"].path, data.test["one"].root, data.test["one"].batch_size) == ("b.csv", "", 8)
-    assert (data.test["two"].path, data.test["two"].root, data.test["two"].group) == ("a.csv", "pictures", False)
-    assert {s.stream for s in (*data.test.values(), *data.validation.values())} == {"main"}
-
-
 def test_sets_feed_the_stream_of_their_name_and_tasks_find_theirs():
     streams = {"pairs": {"path": "p.csv"}, "asked": {"path": "q.csv"}, "batch_size": 4}
     made = mapping()
@@ -83,20 +72,3 @@ def test_length_in_steps_epochs_or_examples():
     made["train"] = {"steps": 7, "epochs": 1}
     with pytest.raises(ConfigError, match="exactly one above 0"):
         from_mapping(made)
-
-
-def test_smoke_shrinks_sizes_and_steps_and_nothing_else():
-    made = mapping()
-    made["model"]["decoder"] = {"size": "B", "dropout": 0.1}
-    made["data"]["train"]["path"] = "tfds:scenes/full"
-    small = from_mapping(shrink(made))
-    assert (small.model.decoder.width, small.model.decoder.depth, small.model.decoder.dropout) == (32, 2, 0.1)
-    assert small.train.steps == 1 and small.data.train["main"].path == "tfds:scenes/full_16train"
-    assert made["model"]["decoder"] == {"size": "B", "dropout": 0.1}
-
-
-def test_smoke_takes_the_smallest_version_of_a_built_in_set():
-    named = {"a": {"path": "tfds:scenes/full_4000train"}, "b": {"path": "tfds:scenes/easy"}, "c": {"path": "own.csv"}}
-    small = shrink({"data": {"train": named["b"], "test": named}, "tasks": {}})["data"]
-    paths = [small["test"][name]["path"] for name in "abc"]
-    assert paths == ["tfds:scenes/full_16train", "tfds:scenes/easy_16train", "own.csv"]

@@ -17,10 +17,11 @@ FAKE = """
 import json, os, signal, sys
 from pathlib import Path
 from mmjax import train
+from mmjax.run import Diverged
 
 def fake(config, mapping, workdir, watch=None):
     if config.optimizer.weight_decay > 0.9:
-        raise train.Diverged("the loss is not finite")
+        raise Diverged("the loss is not finite")
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
     begun = len(path.read_text().splitlines()) if path.exists() else 0
