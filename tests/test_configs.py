@@ -52,15 +52,23 @@ def sets(tmp_path_factory):
     (nlvr / "dev.json").write_text("\n".join(examples))
     clip = complete("clip", tmp_path_factory.mktemp("public") / "clip", end=60)
     llama = complete("llama", clip.parent / "llama")
-    towers = {"init.patch_encoder": str(clip), "init.decoder": str(llama)}
+    bert = complete("bert", clip.parent / "bert")
+    public = {
+        "warm_start": {"init.patch_encoder": str(clip), "init.decoder": str(llama)},
+        "flickr8k_minilm": {"init.text_encoder": str(bert)},
+    }
     classes = tmp_path_factory.mktemp("cifar10")
     for i, record in enumerate(records):
         folder = classes / record["scene"][0]["shape"]
         folder.mkdir(exist_ok=True)
         (folder / f"{i}.png").write_bytes(record["image"])
-    roots = {"easy_vqa": easy, "vqa_lora": easy, "nlvr": nlvr, "cifar10": classes}
-    roots |= dict.fromkeys(("flickr8k", "flickr8k_captions", "warm_start"), flickr)
-    return {n: {"data.root": str(root), **(towers if n == "warm_start" else {})} for n, root in roots.items()}
+    rooms = tmp_path_factory.mktemp("daquar")
+    (rooms / "images").symlink_to(easy / "train" / "images")
+    asked = [{"image": f"{i}.png", "question": q, "answer": [a]} for q, a, i in questions]
+    (rooms / "train.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    roots = {"easy_vqa": easy, "vqa_lora": easy, "nlvr": nlvr, "cifar10": classes, "daquar": rooms}
+    roots |= dict.fromkeys(("flickr8k", "flickr8k_captions", "flickr8k_minilm", "warm_start"), flickr)
+    return {name: {"data.root": str(root), **public.get(name, {})} for name, root in roots.items()}
 
 
 @pytest.fixture(scope="session")
@@ -96,13 +104,13 @@ def cache(tmp_path_factory, monkeypatch):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_config_is_built_in_full_and_its_step_traced(file, trained, monkeypatch):
     """Full widths, depths and batch; only the drawn set is small, so that the test need not draw 30,000 pictures."""
-    from mmjax import experiment
+    from mmjax import experiment, smoke
 
     small, begun = experiment.read_file, trained.overrides(file.stem, full=True)
 
     def read(path):
         mapping = small(path)
-        experiment._shrink_sources({"train": {k: v for k, v in mapping["data"]["train"].items() if k == "path"}})
+        smoke._shrink_sources({"train": {k: v for k, v in mapping["data"]["train"].items() if k == "path"}})
         train = mapping["data"]["train"]
         if train["path"].startswith("tfds:"):
             train["path"] += "_16train"
