@@ -1,6 +1,7 @@
 """Questions about photos of rooms, from a model that was pre-trained on pairs (`flickr8k.py`); answers are free words.
 
-    mmjax train --config configs/daquar.py --workdir runs/daquar --config.init.path=runs/flickr8k --config.data.root=PATH
+    mmjax train --config configs/daquar.py --workdir runs/daquar --config.init.path=runs/flickr8k \
+        --config.data.root=PATH
 
 PATH holds `train.jsonl` (image, question, answer) and `images/`. A tenth of the pictures is held out.
 Instead of choosing one of the training answers, write them:
