@@ -5,13 +5,10 @@ In the order and with the meaning of Hugging Face's logits processors, so that t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
-if TYPE_CHECKING:
-    from mmjax.decoding import GenerationConfig
+from mmjax.generation_config import GenerationConfig
 
 
 def adjusted(

@@ -10,8 +10,9 @@ import pytest
 
 from mmjax import decoding
 from mmjax.config import build
-from mmjax.decoding import GenerationConfig, generate, rank, score
+from mmjax.decoding import generate, rank, score
 from mmjax.errors import ConfigError
+from mmjax.generation_config import GenerationConfig
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds, Tokens, initialise
 from mmjax.models.patch_encoder import PatchEncoderConfig

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.decoding import GenerationConfig, generate
+from mmjax.decoding import generate
+from mmjax.generation_config import GenerationConfig
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds
 from mmjax.next_token import filtered

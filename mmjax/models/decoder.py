@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from mmjax.config import choice
 from mmjax.errors import ConfigError
 from mmjax.models.activations import ACTIVATIONS, gelu
-from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense, contract
 from mmjax.models.norm import Norm
 from mmjax.models.positions import positions_of
 from mmjax.models.text_encoder import TokenEmbedding, check_positions, longest
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Cache, Transformer, empty_cache
+from mmjax.models.transformer_config import TransformerConfig
 
 
 class Decoded(NamedTuple):

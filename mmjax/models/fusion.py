@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
-from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense
 from mmjax.models.heads import Pool
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer
+from mmjax.models.transformer_config import TransformerConfig
 
 
 class Fused(NamedTuple):

@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.models.block import MLP, Attention, TransformerConfig
+from mmjax.models.block import MLP, Attention
 from mmjax.models.dense import Dense, contract
 from mmjax.models.norm import Norm
 from mmjax.models.tokens import Tokens
+from mmjax.models.transformer_config import TransformerConfig
 
 POOLERS = ("none", "tanh")
 

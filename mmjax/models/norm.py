@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-if TYPE_CHECKING:
-    from mmjax.models.block import TransformerConfig
-
-
-NORMS = ("layernorm", "rmsnorm", "rmsnorm_offset")
+from mmjax.models.transformer_config import TransformerConfig
 
 
 class Norm(nn.Module):

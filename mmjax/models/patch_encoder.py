@@ -13,13 +13,13 @@ import numpy as np
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
-from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense
 from mmjax.models.heads import POOLERS, Pool, pooler
 from mmjax.models.norm import Norm
 from mmjax.models.positions import sincos_1d
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer
+from mmjax.models.transformer_config import TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from mmjax.models.block import TransformerConfig
+from mmjax.models.transformer_config import TransformerConfig
 
 
 def positions_of(

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from mmjax.errors import ConfigError
 from mmjax.models.activations import ACTIVATIONS
-from mmjax.models.block import TransformerConfig
 from mmjax.models.dense import Dense
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer
+from mmjax.models.transformer_config import TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from mmjax.config import choice
 from mmjax.errors import ConfigError
-from mmjax.models.block import TransformerConfig
 from mmjax.models.heads import POOLERS, Pool, pooler
 from mmjax.models.positions import positions_of, sincos_1d
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer
+from mmjax.models.transformer_config import TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.block import POLICIES, Block, TransformerConfig
+from mmjax.models.block import Block
 from mmjax.models.norm import Norm
 from mmjax.models.positions import positions_of, relative_bucket
 from mmjax.models.tokens import Tokens, same_row
+from mmjax.models.transformer_config import POLICIES, TransformerConfig
 
 
 class Cache(NamedTuple):

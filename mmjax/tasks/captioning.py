@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.decoding import GenerationConfig, forced_ids, generate
+from mmjax.decoding import forced_ids, generate
 from mmjax.errors import ConfigError
 from mmjax.evaluators.captioning import Captioning as CaptionJudge
 from mmjax.evaluators.captioning import Judge, is_exact
 from mmjax.evaluators.figure import Both, Evaluator
 from mmjax.evaluators.language import NextToken, token_counts
+from mmjax.generation_config import GenerationConfig
 from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.data.chat import words_in
-from mmjax.decoding import GenerationConfig, forced_ids, generate
+from mmjax.decoding import forced_ids, generate
 from mmjax.evaluators.language import NextToken, token_counts
+from mmjax.generation_config import GenerationConfig
 from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
 from mmjax.tasks.task import SumWeight, Task

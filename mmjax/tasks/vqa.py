@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.config import choice
-from mmjax.decoding import GenerationConfig, forced_ids, generate, rank
+from mmjax.decoding import forced_ids, generate, rank
 from mmjax.errors import ConfigError
 from mmjax.evaluators.answer_rules import accuracy as score
 from mmjax.evaluators.figure import Both, Evaluator
 from mmjax.evaluators.language import NextToken, token_counts
 from mmjax.evaluators.vqa import VQA as AnswerJudge
+from mmjax.generation_config import GenerationConfig
 from mmjax.losses.classification import accuracy, cross_entropy
 from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mmjax import sharding
-from mmjax.models.block import BIASED, TransformerConfig
 from mmjax.models.positions import relative_bucket, rope_frequencies
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer, empty_cache
+from mmjax.models.transformer_config import BIASED, TransformerConfig
 
 CONFIG = TransformerConfig(width=8, depth=2, heads=2, kv_heads=2, mlp_dim=12, activation="relu").sized()
 RELATIVE = {"position": "relative", "relative_buckets": 8, "relative_distance": 9}

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.block import TransformerConfig
 from mmjax.models.positions import positions_of, relative_bucket, rope_frequencies, rotate
+from mmjax.models.transformer_config import TransformerConfig
 
 CONFIG = TransformerConfig(width=16, heads=2, depth=1, position="rope", rope_theta=100.0).sized()
 

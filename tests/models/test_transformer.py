@@ -11,10 +11,11 @@ import pytest
 
 from mmjax.config import build
 from mmjax.errors import ConfigError
-from mmjax.models.block import Block, TransformerConfig
+from mmjax.models.block import Block
 from mmjax.models.sizes import size_of
 from mmjax.models.tokens import Tokens
 from mmjax.models.transformer import Transformer
+from mmjax.models.transformer_config import TransformerConfig
 
 CONFIG = TransformerConfig(width=8, depth=3, heads=2, mlp_dim=12).sized()
 

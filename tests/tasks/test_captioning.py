@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mmjax.data.processor import Processor, ProcessorConfig
-from mmjax.decoding import GenerationConfig, score
+from mmjax.decoding import score
+from mmjax.generation_config import GenerationConfig
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds, Tokens, initialise

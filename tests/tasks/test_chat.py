@@ -10,8 +10,8 @@ import pytest
 from mmjax.config import build
 from mmjax.data.chat import words_in
 from mmjax.data.processor import Processor, ProcessorConfig
-from mmjax.decoding import GenerationConfig
 from mmjax.errors import ConfigError
+from mmjax.generation_config import GenerationConfig
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds, initialise

@@ -10,8 +10,9 @@ import pytest
 
 from mmjax.config import build
 from mmjax.data.processor import Processor, ProcessorConfig
-from mmjax.decoding import GenerationConfig, score
+from mmjax.decoding import score
 from mmjax.errors import ConfigError
+from mmjax.generation_config import GenerationConfig
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.forward import Forward
 from mmjax.models.fusion import FusionConfig
