@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.models.norm import NORMS, Norm
-from mmjax.models.transformer_config import TransformerConfig
+from mmjax.models.norm import Norm
+from mmjax.models.transformer_config import NORMS, TransformerConfig
 
 
 @pytest.mark.parametrize("kind", NORMS)
