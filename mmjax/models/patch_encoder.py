@@ -31,8 +31,8 @@ class PatchEncoderConfig(TransformerConfig):
       cut_rim: or else the pixels at the bottom and right that fill no patch are left out (SigLIP So400m/14 at 384).
       stem: "linear" (one projection a patch) or "conv" (3x3 convolutions of stride 2, then 1x1: Xiao et al., 2021).
       stem_bias: the patch projection has a bias (CLIP's has none).
-      position: "learned" (a grid of the training size, resampled bilinearly for others) or "sincos" (2-D, fixed; MoCo
-        v3).
+      position: "learned" (a grid of the training size, resampled bilinearly for others; it begins as "sincos") or
+        "sincos" (2-D, fixed; MoCo v3).
       pool: "cls" (an extra token), "mean", "attention" (MAP head, SigLIP), or "none": only tokens are wanted.
       pooler: what becomes of the pooled vector: nothing, or "tanh" of a dense layer (ViT without a classifier).
       cls_position: the extra token has a learned position of its own (ViT, CLIP, DINOv2).
@@ -218,8 +218,8 @@ class PatchEncoder(nn.Module):
         return jnp.einsum("bnp,pd->bnd", weights, table.reshape(-1, c.width), precision="highest")
 
     def _table(self, c: PatchEncoderConfig) -> jax.Array:
-        """Learned positions [h, w, D]."""
-        boxed = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, None, "embed"))
+        """Learned positions [h, w, D]; they begin as the fixed ones, which are as large as what the stem gives."""
+        boxed = nn.with_logical_partitioning(as_sincos, (None, None, "embed"))
         return self.param("position", boxed, (*grid_of(self.image_size, c.patch, c.cut_rim), c.width))
 
     def _drop_patches(self, tokens: Tokens, share: float) -> Tokens:
@@ -297,6 +297,13 @@ def reading(index: jax.Array, length: jax.Array, size: int) -> jax.Array:
     at = (index + 0.5) * step - 0.5
     weights = jnp.maximum(0, 1 - jnp.abs(at[..., None] - jnp.arange(size)) / jnp.maximum(step, 1)[..., None])
     return weights / jnp.maximum(jnp.sum(weights, -1, keepdims=True), 1e-6)
+
+
+def as_sincos(key: jax.Array, shape: tuple[int, int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """An initialiser for positions [h, w, D]: `sincos_2d`, cut to a D that is no multiple of 4."""
+    height, width, features = shape
+    fixed = sincos_2d((height, width), -(-features // 4) * 4)[:, :features]
+    return jnp.asarray(fixed, dtype).reshape(shape)
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Pictures to patch tokens: orientation, sizes, positions, normalisation, masks, native aspect."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,16 @@ import pytest
 from mmjax.config import build
 from mmjax.data.patches import cut
 from mmjax.errors import ConfigError
-from mmjax.models.patch_encoder import PatchEncoder, PatchEncoderConfig, Patches, patchify, reading, resample, sincos_2d
+from mmjax.models.patch_encoder import (
+    PatchEncoder,
+    PatchEncoderConfig,
+    Patches,
+    as_sincos,
+    patchify,
+    reading,
+    resample,
+    sincos_2d,
+)
 
 SMALL = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch": 4}
 
@@ -56,6 +67,17 @@ def test_learned_positions_are_resampled_for_other_sizes_only():
     np.testing.assert_allclose(wide[1, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2], atol=1e-5)
     encoder, params = make()
     assert encoder.apply({"params": params}, pixels(1, 16, 8, 3))[0].x.shape == (1, 8, 8)
+
+
+def test_learned_positions_begin_as_the_fixed_ones():
+    """Begun 50 times smaller than the stem's vectors, they left a model for long unable to say what is where."""
+    learned, params = make((8, 12))
+    fixed = learned.clone(config=dataclasses.replace(learned.config, position="sincos"))
+    others = {k: v for k, v in params.items() if k != "position"}
+    image = pixels(2, 8, 12, 3)
+    want, got = fixed.apply({"params": others}, image), learned.apply({"params": params}, image)
+    np.testing.assert_allclose(got[0].x, want[0].x, rtol=0, atol=1e-6)
+    assert as_sincos(jax.random.key(0), (2, 3, 6)).shape == (2, 3, 6)  # a width that is no multiple of 4
 
 
 def test_sincos_positions_are_distinct_and_need_no_parameters():
