@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         "questions": 6,
     }
     config.model = {
-        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 8, "pool": "mean"},
+        "patch_encoder": {"width": 128, "depth": 4, "heads": 4, "patch": 16, "pool": "mean"},
         "text_encoder": {"width": 128, "depth": 2, "heads": 4, "pool": "mean"},
         "fusion": {"name": "cross_attention", "width": 128, "depth": 2, "heads": 4, "pool": "mean"},
         "decoder": {"width": 128, "depth": 2, "heads": 4, "memory": "cross_attention"},
@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
         "warmup": "5%",
         "weight_decay": 0.05,
     }
-    config.train = {"steps": 1200, "log_every": 20}
+    config.train = {"steps": 1500, "log_every": 20}
     config.eval = {"every": "20%", "batch_size": 100}
     config.checkpoint = {"every": "10%", "best": "validation/vqa/accuracy"}
     return config
