@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
         "warmup": "5%",
         "weight_decay": 0.05,
     }
-    config.train = {"steps": 1500, "log_every": 20}
+    config.train = {"steps": 1200, "log_every": 20}
     config.eval = {"every": "20%", "batch_size": 100}
     config.checkpoint = {"every": "10%", "best": "validation/vqa/accuracy"}
     return config
