@@ -77,7 +77,8 @@ def fit_processor(config: Config, data: Data) -> Processor:
     """Tokenizer, answer list and labels from the training annotations, on top of those of `init.path`; of packed sets
     the one that packed them.
     """
-    sources, source = list(data.train.values()), initialisation.source_of(config.init)
+    sources = list(data.train.values())
+    source = initialisation.source_of(config.init, config.processor.tokenizer.path, config.data.root)
     processor = packed_processor(sources, config.processor, "config.processor")
     if processor is None:
         features = frozenset().union(*(config.features_of(s) for s in config.data.streams))

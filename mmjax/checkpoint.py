@@ -78,9 +78,18 @@ class Checkpointer:
     Attributes:
       every: steps between saves that are not forced.
       read_only: never write or clean up, as evaluation beside a running training must.
+      at_once: bytes of a state that are on their way to disk at a time; more than any device has of an array.
     """
 
-    def __init__(self, folder: str | Path, config: CheckpointConfig, *, every: int = 1, read_only: bool = False):
+    def __init__(
+        self,
+        folder: str | Path,
+        config: CheckpointConfig,
+        *,
+        every: int = 1,
+        read_only: bool = False,
+        at_once: int | None = None,
+    ):
         self.folder, self.config, self.read_only = Path(folder).absolute(), config, read_only
         self._unreadable: set[int] = set()
         logging.getLogger("absl").addFilter(_is_news)
@@ -108,7 +117,8 @@ class Checkpointer:
             read_only=read_only,
         )
         # PyTree and not Standard: only this handler can restore a part of a state.
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), **{n: ocp.JsonCheckpointHandler() for n in JSON_ITEMS}}
+        bounded = ocp.PyTreeCheckpointHandler(save_concurrent_gb=at_once and at_once / 1e9)
+        handlers = {"state": bounded, **{n: ocp.JsonCheckpointHandler() for n in JSON_ITEMS}}
         self._manager = ocp.CheckpointManager(
             self.folder, item_names=tuple(handlers), item_handlers=handlers, options=options
         )
@@ -303,6 +313,24 @@ class Checkpointer:
             self._manager.reload()
             self._unreadable.discard(step)
         return reason
+
+
+def write_once(
+    folder: str | Path,
+    step: int,
+    state: Any,
+    data: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    processor: Mapping[str, Any],
+) -> None:
+    """The only checkpoint of a folder, of a state that just fits in memory: a twentieth of it is encoded at a time, or
+    the largest part that a device has of an array. Arguments as of `Checkpointer.save`.
+    """
+    parts = [shard.data.nbytes for array in jax.tree.leaves(state) for shard in array.addressable_shards]
+    at_once = max(sum(parts) // 20, max(parts) + 1)
+    checkpoints = Checkpointer(folder, CheckpointConfig(asynchronous=False), at_once=at_once)
+    checkpoints.save(step, state, data, meta, processor, force=True)
+    checkpoints.close()
 
 
 def _restore_args(abstract: Any, *, partial: bool = False) -> ocp.args.PyTreeRestore:

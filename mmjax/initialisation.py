@@ -67,9 +67,12 @@ class InitConfig:
             raise ConfigError(f"{where}.fresh: says what is not taken, but {where}.path is empty.")
 
 
-def source_of(init: InitConfig) -> Any:
-    """What `init` names, as a source; None where a run begins at random."""
-    opened = {name: open_source(path, init.checkpoint, f"{WHERE}.{name}") for name, path in init.paths.items()}
+def source_of(init: InitConfig, vocabulary: str = "", base: str = "") -> Any:
+    """What `init` names, as a source; None where a run begins at random. vocabulary: `config.processor.tokenizer.path`,
+    from `base`, which stands in where a Hugging Face folder has none.
+    """
+    told = vocabulary, base
+    opened = {n: open_source(path, init.checkpoint, f"{WHERE}.{n}", *told) for n, path in init.paths.items()}
     if [*opened] in ([], ["path"]):
         return opened.get("path")
     from mmjax.combined import Combined
@@ -82,8 +85,10 @@ def pinned(init: InitConfig, base: Mapping[str, Any] | None) -> InitConfig:
     return dataclasses.replace(init, checkpoint=str(base["step"])) if base else init
 
 
-def open_source(path: str | Path, checkpoint: str = "best", where: str = f"{WHERE}.path") -> Any:
-    """What `path` holds, as a source."""
+def open_source(
+    path: str | Path, checkpoint: str = "best", where: str = f"{WHERE}.path", vocabulary: str = "", base: str = ""
+) -> Any:
+    """What `path` holds, as a source. Arguments as of `source_of`."""
     folder = Path(path)
     if (folder / "checkpoints").is_dir():
         from mmjax.workdir import Workdir
@@ -92,7 +97,7 @@ def open_source(path: str | Path, checkpoint: str = "best", where: str = f"{WHER
     if (folder / "config.json").is_file():
         from mmjax.pretrained.source import Published
 
-        return Published(folder, where)
+        return Published(folder, where, vocabulary, base)
     raise ConfigError(
         f"{where}: '{path}' is no workdir of an 'mmjax train' run (no checkpoints in it), and no Hugging Face folder "
         "(no config.json)."
@@ -187,7 +192,9 @@ def inherit(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config laid on what `init` says of the model, the tasks and the processor. Each key of the processor that
     it sets otherwise is printed; a setting of the model that contradicts the weights is an error.
     """
-    source = source_of(build(InitConfig, mapping.get("init") or {}, WHERE))
+    tokenizer = (mapping.get("processor") or {}).get("tokenizer") or {}
+    root = (mapping.get("data") or {}).get("root", "")
+    source = source_of(build(InitConfig, mapping.get("init") or {}, WHERE), str(tokenizer.get("path", "")), str(root))
     if source is None:
         return dict(mapping)
     laid = dict(mapping)

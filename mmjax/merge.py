@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmjax.checkpoint import CheckpointConfig, Checkpointer
+from mmjax.checkpoint import write_once
 from mmjax.config import plain
 from mmjax.errors import ConfigError
 from mmjax.experiment import from_mapping
@@ -26,11 +26,9 @@ def merge(workdir: Path, checkpoint: str, overrides: Mapping[str, str], out: Pat
     mapping = {k: v for k, v in trained.workdir.meta["mapping"].items() if k not in _OF_TRAINING}
     mapping["train"] = {**mapping["train"], "ema": 0.0}
     meta = {**trained.workdir.meta, "mapping": mapping, "config": plain(from_mapping(mapping)), "base": None}
-    checkpoints = Checkpointer(out / "checkpoints", CheckpointConfig(asynchronous=False))
     state = {"params": dict(trained.params), "frozen": {}, "ema": {}}
     items = trained.workdir.item("data"), meta, trained.workdir.item("processor")
-    checkpoints.save(trained.step, state, *items, force=True)
-    checkpoints.close()
+    write_once(out / "checkpoints", trained.step, state, *items)
     (out / "config.json").write_text(json.dumps(meta["config"], indent=1))
     print(f"{out}: {len(trained.params)} parameters of {workdir}, step {trained.step}")
     return 0

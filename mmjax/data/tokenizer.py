@@ -135,9 +135,23 @@ class Tokenizer:
         self.pad, self.unk = vocabulary[special.pad], vocabulary[special.unk]
         self.image = vocabulary.get(IMAGE, -1)
 
+    @property
+    def wordless(self) -> bool:
+        """Whether it stands for none: its words are its ids (`vocabularies.ids_as_words`)."""
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return all(token in (str(i), IMAGE) for token, i in vocabulary.items())
+
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without bos and eos."""
-        return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """The ids of each text, without bos and eos. ConfigError for a word that a vocabulary without a token for
+        unknown words does not have.
+        """
+        try:
+            return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception as error:  # the library has no other kind
+            raise ConfigError(
+                f"tokenizer: a word among {', '.join(repr(t[:40]) for t in [*texts][:3])} has no token ({error}). Give "
+                "the model's own vocabulary: config.processor.tokenizer.path=FOLDER_OR_FILE."
+            ) from error
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """n texts -> ids, mask [n, length] int32, bool: `start tokens eos pad...`; a long text keeps its eos."""

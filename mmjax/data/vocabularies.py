@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from mmjax.data.tokenizer import Special, Tokenizer, TokenizerConfig, read_special, special_of
+from mmjax.data.tokenizer import IMAGE, Special, Tokenizer, TokenizerConfig, read_special, special_of
 from mmjax.errors import ConfigError
 
 _CLIP_MERGES = (
@@ -216,3 +216,16 @@ def _json(file: Path, lower: bool, where: str) -> Backend:
 
 
 _READERS = {"json": _json, "bert": _bert, "gpt2": _gpt2, "clip": _clip, "sentencepiece": _sentencepiece}
+
+
+def ids_as_words(rows: int, bos: int, eos: int, pad: int, image: int = -1, start: int = -1) -> Tokenizer:
+    """A vocabulary whose words are its ids: "5 17 3" <-> [5, 17, 3]. Any other word is a ConfigError. image, start:
+    their ids where there are any; the picture is written <image>.
+    """
+    vocabulary = {IMAGE if i == image else str(i): i for i in range(rows)}
+    backend = Backend(models.WordLevel(vocabulary))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = Special(bos=str(bos), eos=str(eos), pad=str(pad), unk=str(pad))
+    marks = [AddedToken(t, normalized=False, single_word=True, special=True) for t in _distinct(special)]
+    backend.add_special_tokens(marks)  # decoding drops them
+    return Tokenizer(backend, special, start=str(start) if start >= 0 else "")

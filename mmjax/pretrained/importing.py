@@ -21,24 +21,25 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     change the pictures' size, add tokens, lay out the mesh; a setting that contradicts the weights is an error.
     """
     from mmjax import assemble, initialisation, sharding
-    from mmjax.checkpoint import CheckpointConfig, Checkpointer
+    from mmjax.checkpoint import write_once
     from mmjax.data.processor import Processor
     from mmjax.doctor import versions
     from mmjax.experiment import from_mapping
-    from mmjax.pretrained.source import Published
+    from mmjax.pretrained.folder import open_folder
 
     if (workdir / "checkpoints").exists():
         raise ConfigError(f"--workdir: '{workdir}' holds a run already. Expected a new folder.")
-    source = Published(path, "import")
+    folder = open_folder(path, "import")
     whole = {
         "data": {},
         "init": {"path": path},
-        "tasks": tasks_of(source.folder.described, bool(chat_template(source.folder))),
+        "tasks": tasks_of(folder.described, bool(chat_template(folder))),
         "train": {"steps": 1},
         "eval": {"batch_size": _BATCH},
     }
     mapping = initialisation.inherit(merge(whole, nest(overrides)))
     config = from_mapping(mapping)
+    source = initialisation.source_of(config.init, config.processor.tokenizer.path, config.data.root)
     start = initialisation.processor_start(config, source)
     processor = Processor.fit(config.processor, [], frozenset(), start=start)
     initialisation.check_processor(config, source, processor)
@@ -47,7 +48,7 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     found = initialisation.match(config.init, source, placed.shapes)
     params = assemble.initial_params(config, model, placed)
     print(found.text(path, placed.shapes))
-    if chat_template(source.folder) and "chat_template" not in source.settings:
+    if chat_template(folder) and "chat_template" not in source.settings:
         print("its chat template is carried along, not read: conversations have the marks of processor.chat_template.")
     source.carry(workdir)
     # From here on the workdir stands by itself: nothing is read from the folder any more.
@@ -55,10 +56,8 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     meta = {"config": plain(from_mapping(mapping)), "mapping": plain(mapping), "fingerprint": {}, "base": None,
             "imported": source.identity, "versions": versions()}  # fmt: skip
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1))
-    checkpoints = Checkpointer(workdir / "checkpoints", CheckpointConfig(asynchronous=False))
     position = {"seed": config.train.seed, "step": 0, "fingerprint": {}, "history": []}
-    checkpoints.save(0, {"params": params, "frozen": {}}, position, meta, processor.to_json(), force=True)
-    checkpoints.close()
+    write_once(workdir / "checkpoints", 0, {"params": params, "frozen": {}}, position, meta, processor.to_json())
     tasks = ", ".join(config.tasks) or "none that can be run by itself"
     print(f"written: {workdir} (tasks: {tasks})")
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig
@@ -12,6 +14,8 @@ from mmjax.pretrained.folder import Folder
 PICTURES = ("preprocessor_config.json", "processor_config.json")
 TEXTS = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "bpe_simple_vocab*.txt*")
+_OF_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+_GIVE_ONE = "Say where it is with config.processor.tokenizer.path=FOLDER_OR_FILE, or put its files beside config.json."
 _VICUNA = {"user": "USER:", "assistant": "ASSISTANT:"}  # how LLaVA marks turns, which our template can say
 _METHODS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 # Rows of a table without a token: what published tables are padded by. More of them are another model's vocabulary.
@@ -73,32 +77,49 @@ def _sides(size: Any, where: str) -> dict[str, int]:
     return {"size": height, "width": 0 if width == height else width}
 
 
-def text_settings(folder: Folder) -> dict[str, Any]:
-    """Keys of `config.processor` for texts: tokenizer, clean, length. The vocabulary is checked against the table."""
-    if not any(found for pattern in VOCABULARIES for found in folder.path.glob(pattern)):
-        raise ConfigError(
-            f"{folder.where}: '{folder.path}' has no vocabulary. Expected one of {VOCABULARIES}. Put the tokenizer's "
-            "files beside its config.json."
-        )
-    told, described = folder.json(TEXTS), folder.described
-    bos, eos = _what_is_read(folder, told)
-    config = {
-        "path": str(folder.path.absolute()),
-        "rows": described.vocab_size,
-        "lower": bool(told.get("do_lower_case", True)),
-        "read_bos": bos,
-        "read_eos": eos,
-    }
-    tokenizer = open_vocabulary(folder, config)
-    if "start" in described.token_ids and described.token_ids["start"] != tokenizer.bos:
-        config["start"] = tokenizer.backend.id_to_token(described.token_ids["start"])
-    settings: dict[str, Any] = {"tokenizer": config, "clean": _cleaning(folder, told)}
+def text_settings(folder: Folder, vocabulary: str = "", base: str = "") -> dict[str, Any]:
+    """Keys of `config.processor` for texts: tokenizer, clean, length. The vocabulary is checked against the table.
+
+    vocabulary: a file or folder, from `base`, that stands in where the folder has none. With neither there is no key
+    for the tokenizer (`ids_alone`).
+    """
+    described, settings, bos = folder.described, {}, True
+    texts = _with_vocabulary(folder, vocabulary, base)
+    if texts is not None:
+        told = texts.json(TEXTS)
+        bos, eos = _what_is_read(texts, told)
+        config = {
+            "path": str(folder.path.absolute()) if texts is folder else vocabulary,
+            "rows": described.vocab_size,
+            "lower": bool(told.get("do_lower_case", True)),
+            "read_bos": bos,
+            "read_eos": eos,
+        }
+        tokenizer = open_vocabulary(folder, config, base)
+        if "start" in described.token_ids and described.token_ids["start"] != tokenizer.bos:
+            config["start"] = tokenizer.backend.id_to_token(described.token_ids["start"])
+        settings |= {"tokenizer": config, "clean": _cleaning(texts, told)}
     template = chat_template(folder)
     if all(marker in template for marker in _VICUNA.values()):
         settings["chat_template"] = dict(_VICUNA)
     if described.contrastive:  # such towers are trained on texts padded to that length
         settings["length"] = described.model["text_encoder"]["length"] + (0 if bos else 1)
     return settings
+
+
+def _with_vocabulary(folder: Folder, vocabulary: str, base: str) -> Folder | None:
+    """The folder where it has a vocabulary; else itself at the place of the one that stands in, or None."""
+    if any(found for pattern in VOCABULARIES for found in folder.path.glob(pattern)):
+        return folder
+    if vocabulary:
+        place = Path(base, vocabulary).expanduser()
+        return dataclasses.replace(folder, path=place.parent if place.is_file() else place)
+    if spoken := [name for name in (TEXTS, *_OF_TOKENS) if (folder.path / name).is_file()]:
+        raise ConfigError(
+            f"{folder.where}: '{folder.path}' has {spoken[0]}, but no vocabulary. Expected one of {VOCABULARIES}. "
+            f"{_GIVE_ONE}"
+        )
+    return None
 
 
 def chat_template(folder: Folder) -> str:
@@ -110,31 +131,48 @@ def chat_template(folder: Folder) -> str:
     return told if isinstance(told, str) else ""  # some name several
 
 
-def open_vocabulary(folder: Folder, settings: Mapping[str, Any]) -> Tokenizer:
-    """The folder's tokenizer, its ids compared with the table and with config.json."""
+def ids_alone(folder: Folder) -> Tokenizer:
+    """For a folder without a vocabulary: a text is its ids ("5 17 3"), so that the model can be imported, applied and
+    exported; words are an error. What config.json does not say, or says of a row that is not there, is the last row.
+    """
+    from mmjax.data.vocabularies import ids_as_words
+
+    rows, told = folder.described.vocab_size, folder.described.token_ids
+    known = {kind: i for kind, i in told.items() if 0 <= i < rows}
+    eos = known.get("eos", rows - 1)
+    pad = known.get("pad", eos)
+    print(
+        f"{folder.where}: '{folder.path}' has no vocabulary: its texts are ids ('5 17 3'), begun with "
+        f"{known.get('start', known.get('bos', pad))}, ended with {eos}, filled with {pad}. {_GIVE_ONE}"
+    )
+    return ids_as_words(rows, known.get("bos", pad), eos, pad, known.get("image", -1), known.get("start", -1))
+
+
+def open_vocabulary(folder: Folder, settings: Mapping[str, Any], base: str = "") -> Tokenizer:
+    """The folder's tokenizer, or that which stands in, its ids compared with the table and with config.json."""
     from mmjax.config import build
     from mmjax.data.vocabularies import read
 
-    tokenizer = read(build(TokenizerConfig, dict(settings), folder.where), folder.where)
+    tokenizer = read(build(TokenizerConfig, dict(settings), folder.where), folder.where, base)
     described, ids = folder.described, tokenizer.backend.get_vocab(with_added_tokens=True)
     largest, rows = max(ids.values()) + 1, described.vocab_size
     if largest > rows or rows - largest > max(_SPARE, _SPARE_SHARE * rows):
         raise ConfigError(
-            f"{folder.where}: the tokenizer of '{folder.path}' has {largest} tokens, the embedding table {rows} rows. "
-            "Is it the tokenizer of another model?"
+            f"{folder.where}: the tokenizer of '{settings['path']}' has {largest} tokens, the embedding table {rows} "
+            "rows. Is it the tokenizer of another model?"
         )
     own = {"bos": tokenizer.bos, "eos": tokenizer.eos, "image": tokenizer.image}
     for kind, told in described.token_ids.items():
         token = tokenizer.backend.id_to_token(told) if 0 <= told < largest else None
         if token is None:
             raise ConfigError(
-                f"{folder.where}: config.json says that {kind} is token {told}, which the tokenizer of '{folder.path}' "
-                f"does not have ({largest} tokens). Is it the tokenizer of another model?"
+                f"{folder.where}: config.json says that {kind} is token {told}, which the tokenizer of "
+                f"'{settings['path']}' does not have ({largest} tokens). Is it the tokenizer of another model?"
             )
         if kind in own and own[kind] != told:
             raise ConfigError(
                 f"{folder.where}: config.json says that {kind} is token {told} ('{token}'), the tokenizer of "
-                f"'{folder.path}' that it is {own[kind]}. Is it the tokenizer of another model?"
+                f"'{settings['path']}' that it is {own[kind]}. Is it the tokenizer of another model?"
             )
     return tokenizer
 

@@ -19,11 +19,11 @@ _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 def write_processor(processor: Processor, model: Any, out: Path, origin: Path | None) -> None:
     """Writes what the model reads of pictures and texts; `origin` holds the files that the run began with, or is None.
 
-    A vocabulary that has not changed is copied as it came; else it is a tokenizer.json.
+    A vocabulary that has not changed is copied as it came, and none where it came without; else it is a tokenizer.json.
     """
     if model.config.patch_encoder is not None:
         _write_pictures(processor.image, out, origin)
-    if model.config.text_encoder is None and model.config.decoder is None:
+    if (model.config.text_encoder is None and model.config.decoder is None) or processor.tokenizer.wordless:
         return
     if origin is not None:
         for file in origin.glob("chat_template*"):

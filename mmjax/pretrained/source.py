@@ -16,7 +16,7 @@ from mmjax.data.processor import Processor, ProcessorConfig
 from mmjax.data.tokenizer import TokenizerConfig, train_bpe
 from mmjax.pretrained.folder import open_folder
 from mmjax.pretrained.origin import keep_origin
-from mmjax.pretrained.processing import open_vocabulary, picture_settings, text_settings
+from mmjax.pretrained.processing import ids_alone, open_vocabulary, picture_settings, text_settings
 from mmjax.pretrained.weights import Weights
 
 
@@ -26,10 +26,14 @@ class Published:
     Attributes:
       folder: what it holds.
       model: the plain `config.model` of it; parts that it does not have are None.
+
+    Args:
+      vocabulary: the tokenizer's file or folder, from `base`, where the folder itself has none.
     """
 
-    def __init__(self, path: str | Path, where: str):
+    def __init__(self, path: str | Path, where: str, vocabulary: str = "", base: str = ""):
         self.path, self.folder = Path(path), open_folder(path, where)
+        self._vocabulary, self._base = vocabulary, base
         self.model: Mapping[str, Any] = {"patch_encoder": None, **self.folder.described.model}
         space = self.folder.described.contrastive
         self.tasks = {"contrastive": {"loss_kind": space}} if space else {}
@@ -68,16 +72,18 @@ class Published:
         if self.model["patch_encoder"] is not None:
             own["image"] = picture_settings(self.folder)
         if self.folder.described.vocab_size:
-            own = merge(own, text_settings(self.folder))
+            own = merge(own, text_settings(self.folder, self._vocabulary, self._base))
         return own
 
     @functools.cached_property
     def processor(self) -> Processor:
-        """Its labels are those of the folder's classifier. Without a vocabulary the tokenizer knows those alone."""
+        """Its labels are those of the folder's classifier. A model without texts has a tokenizer for those alone."""
         config = build(ProcessorConfig, self.settings, self.folder.where)
         labels = self.folder.described.labels
         if config.tokenizer.path:
-            tokenizer = open_vocabulary(self.folder, plain(config.tokenizer))
+            tokenizer = open_vocabulary(self.folder, plain(config.tokenizer), self._base)
+        elif self.folder.described.vocab_size:
+            tokenizer = ids_alone(self.folder)
         else:
             tokenizer = train_bpe(labels, TokenizerConfig.vocab_size, lower=True)
         copied = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}

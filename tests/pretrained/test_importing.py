@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mmjax import cli
+from mmjax.errors import ConfigError
 from mmjax.pretrained.tensor_files import WHOLE
 from mmjax.train_step import nested
 from mmjax.trained import open_trained
@@ -190,7 +191,8 @@ def lanczos(folder):
         (other_tokenizer, "has 90 tokens, the embedding table 61 rows. Is it the tokenizer of another model?"),
         (other_end, "config.json says that eos is token 40 ("),
         (eos_absent, "its eos token is '<fin>', which is not in the vocabulary"),
-        (without("tokenizer.json"), "has no vocabulary. Expected one of"),
+        (without("tokenizer.json"), "has tokenizer_config.json, but no vocabulary. Expected one of"),
+        (without("tokenizer.json"), "config.processor.tokenizer.path=FOLDER_OR_FILE"),
         (lanczos, "resample is 1, expected 2 (bilinear) or 3 (bicubic)"),
     ],
 )
@@ -220,3 +222,48 @@ def test_a_workdir_that_holds_a_run_is_left_alone(folder, tmp_path, capsys):
     assert imported(folder("bert"), tmp_path / "w") == 0
     assert imported(folder("bert"), tmp_path / "w") == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def bare(folder, target):
+    """The folder without any file of its tokenizer."""
+    shutil.copytree(folder, target)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (target / name).unlink()
+    return target
+
+
+@pytest.mark.parametrize("name", ["gpt2", "siglip"])
+@pytest.mark.parametrize("file", ["", "tokenizer.json"])
+def test_a_tokenizer_from_elsewhere_stands_in(name, file, folder, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for kept in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder(name) / kept, elsewhere)
+    given = f"processor.tokenizer.path={elsewhere / file}"
+    assert imported(bare(folder(name), tmp_path / "bare"), tmp_path / "one", given) == 0
+    assert "no vocabulary" not in capsys.readouterr().out
+    assert imported(folder(name), tmp_path / "two") == 0
+    one, two = (open_trained(tmp_path / w, "latest", {}).processor for w in ("one", "two"))
+    assert one.sha256 == two.sha256
+    shutil.copy(folder("clip" if name == "gpt2" else "gpt2") / "tokenizer.json", elsewhere)
+    (elsewhere / "tokenizer.json").write_text(tokenizer_json(90, end=60))
+    assert imported(tmp_path / "bare", tmp_path / "three", given) == 2
+    assert f"tokenizer of '{elsewhere}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "paligemma", "clip"])
+def test_without_any_tokenizer_texts_are_ids_and_words_an_error(name, folder, tmp_path, capsys):
+    source = bare(folder(name), tmp_path / "bare")
+    assert imported(source, tmp_path / "w") == 0
+    said = capsys.readouterr().out
+    assert "has no vocabulary: its texts are ids ('5 17 3')" in said and "config.processor.tokenizer.path" in said
+    assert cli.main(["export", "--workdir", str(tmp_path / "w"), "--to", "hf", str(tmp_path / "out")]) == 0
+    assert imported(tmp_path / "out", tmp_path / "again") == 0
+    one, two = (open_trained(tmp_path / w, "latest", {}) for w in ("w", "again"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, dict(one.params), dict(two.params)))
+    processor = one.processor
+    assert processor.sha256 == two.processor.sha256
+    assert processor.tokenizer.tokens(["5 17 33"]) == [[5, 17, 33]]
+    assert processor.tokenizer.decode([5, 17, 33]) == "5 17 33"
+    with pytest.raises(ConfigError, match="'a dog' has no token"):
+        processor.tokenizer.tokens(["a dog"])
