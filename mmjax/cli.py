@@ -211,7 +211,7 @@ def _import(known: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _export(known: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from mmjax.pretrained.export import export_workdir
+    from mmjax.pretrained.exporting import export_workdir
 
     return export_workdir(known.workdir, known.checkpoint, overrides, known.out, known.dtype)
 

@@ -1,4 +1,6 @@
-"""The tokens that Hugging Face's `generate` writes with the same weights (tests/fixtures/make_generation.py)."""
+"""The tokens that Hugging Face's `generate` writes with the same weights (tests/fixtures/make_generation.py): of a tiny
+GPT-2, and of imported folders of GPT-2, Llama and BLIP.
+"""
 
 import functools
 import json
@@ -14,6 +16,9 @@ from mmjax.generation_config import GenerationConfig
 from mmjax.models.decoder import DecoderConfig
 from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds
 from mmjax.next_token import filtered
+from mmjax.train_step import nested
+from tests.pretrained.fixture_folders import load
+from tests.pretrained.with_processor import FIXTURES
 
 NAMES = {"min_new_tokens": "min_length", "no_repeat_ngram_size": "no_repeat_ngram", "max_new_tokens": "length"}
 
@@ -97,3 +102,76 @@ def test_draws_are_from_the_same_filtered_distribution():
     theirs = fixture()["filter/probabilities"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
     assert ((theirs > 0).sum(1) < 12).any() and (theirs > 0).sum() < 6 * 12
+
+
+@functools.cache
+def folders():
+    with np.load(Path(__file__).parent / "fixtures" / "generation_folders.npz") as file:
+        return dict(file)
+
+
+FOLDERS = ("gpt2", "llama", "blip_captions")
+FOLDER_CASES = sorted({n.split("/")[2] for n in folders() if "/case/" in n} - {"drawn"})
+
+
+def of(folder, name):
+    return folders()[f"{folder}/{name}"]
+
+
+def begun(folder):
+    """(model, parameters, prompt [B, P] and its mask, what is read) of a folder; captions begin with bos alone."""
+    loaded = load(FIXTURES / folder)
+    params = nested(loaded.params)
+    if folder != "blip_captions":
+        return loaded.model, params, jnp.asarray(of(folder, "prompt")), jnp.asarray(of(folder, "mask")), None
+    memory = loaded.model.apply({"params": params}, of(folder, "image"), method="encode_image").tokens
+    ids = jnp.full((len(memory.x), 1), loaded.model.tokens.bos)
+    return loaded.model, params, ids, jnp.ones(ids.shape, bool), memory
+
+
+def folder_settings(folder, case):
+    its = json.loads(str(of(folder, f"settings/{case}")))
+    return GenerationConfig(**{NAMES.get(k, k): v for k, v in its.items() if k != "do_sample"})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("case", FOLDER_CASES)
+def test_imported_folders_write_the_tokens_of_hugging_face(folder, case):
+    wanted = of(folder, f"case/{case}")
+    model, params, ids, mask, memory = begun(folder)
+
+    @jax.jit
+    def run(params, ids, mask, memory):
+        return generate(
+            model, params, memory, folder_settings(folder, case), length=wanted.shape[1], eos=int(of(folder, "end")),
+            pad=0, prefix_ids=ids, prefix_mask=mask,
+        )  # fmt: skip
+
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_array_equal(run(params, ids, mask, memory), wanted)
+
+
+def test_folders_hold_texts_that_end_and_beams_that_differ():
+    for folder in FOLDERS:
+        cases = {case: of(folder, f"case/{case}") for case in FOLDER_CASES}
+        ends = [(ids == of(folder, "end")).any(1).mean() for ids in cases.values()]
+        assert max(ends) > 0 and min(ends) < 1, folder
+        assert len({ids.tobytes() for ids in cases.values()}) >= 4, folder
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_step_draws_from_the_distribution_of_hugging_face(folder):
+    """At every step of texts that Hugging Face drew: temperature, top-k and top-p leave the same probabilities."""
+    drawn, theirs = of(folder, "case/drawn"), of(folder, "probabilities")
+    config = folder_settings(folder, "drawn")
+    model, params, ids, mask, memory = begun(folder)
+    start, steps = ids.shape[1], theirs.shape[1]
+    ids = jnp.concatenate([ids, drawn[:, : steps - 1]], 1)
+    mask = jnp.concatenate([mask, jnp.ones((len(ids), steps - 1), bool)], 1)
+    with jax.default_matmul_precision("highest"):
+        logits = model.apply({"params": params}, ids, mask, memory, method="decode").logits[:, start - 1 :]
+    ours = jax.nn.softmax(filtered(logits.reshape(-1, logits.shape[-1]), config)).reshape(logits.shape)
+    before = np.cumsum(drawn == of(folder, "end"), 1) - (drawn == of(folder, "end"))
+    going = before[:, :steps] == 0  # what comes after an end is nobody's
+    np.testing.assert_allclose(np.asarray(ours)[going], theirs[going], rtol=0, atol=1e-5)
+    assert going.sum() > 40 and 1 < (theirs[going] > 0).sum(-1).mean() < config.top_k

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmjax.models.multimodal import Multimodal
-from mmjax.pretrained.exporting import classes, label_names, labels_of, parts
+from mmjax.pretrained.config_json import classes, label_names, labels_of, parts
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.settings import ENCODER, Setting, demand, ids, read_settings, required, write_settings
 from mmjax.pretrained.tables import Table, holds, layers, linear, prefix_of, same, under

@@ -18,7 +18,7 @@ from typing import Any
 from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained import bert, clip
-from mmjax.pretrained.exporting import parts
+from mmjax.pretrained.config_json import parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import JOINED, LINEAR, Patches, Positions
 from mmjax.pretrained.settings import WHERE, demand, ids, patches, read_settings, required, side, write_settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
-from mmjax.pretrained.exporting import classes, parts
+from mmjax.pretrained.config_json import classes, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import Patches, Positions, Same
 from mmjax.pretrained.settings import (

@@ -8,7 +8,7 @@ from typing import Any
 from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained import vit
-from mmjax.pretrained.exporting import classes, label_names, labels_of, parts
+from mmjax.pretrained.config_json import classes, label_names, labels_of, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import JOINED, LINEAR
 from mmjax.pretrained.settings import (

@@ -1,135 +1,128 @@
-"""Our model -> the config.json of a family, and the proof that nothing of the model is lost in it."""
+"""`mmjax export`: a workdir -> a Hugging Face folder that transformers loads, and `mmjax import` reads to the bit."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import json
+import math
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmjax.config import build
+import jax
+import numpy as np
+
+from mmjax.config import merge
 from mmjax.errors import ConfigError
-from mmjax.models.multimodal import ModelConfig, Multimodal
+from mmjax.pretrained.config_json import completed, describe_export
+from mmjax.pretrained.families import families, family_of
 from mmjax.pretrained.family import Described
-from mmjax.pretrained.settings import ACTIVATIONS
+from mmjax.pretrained.folder import read_json
+from mmjax.pretrained.origin import ORIGIN
+from mmjax.pretrained.processor_files import write_processor
+from mmjax.pretrained.tensor_files import DTYPES, SHARD_BYTES, Stored, ToWrite, open_tensors, write_tensors
 
-PARTS = ("patch_encoder", "text_encoder", "sound_encoder", "fusion", "decoder")
-# How a run computes or regularises, not what the weights mean; sizes are compared, not the name of a size, and whether
-# there is a rim to be cut follows from them.
-OF_THE_RUN = {"size", "dtype", "dropout", "drop_path", "patch_dropout", "remat", "scan", "cut_rim"}
-
-
-def parts(model: Multimodal, *names: str) -> tuple[Any, ...]:
-    """The configs of these parts, with sizes filled in. ConfigError where the model has others, more or fewer."""
-    has = sized_parts(model.config)
-    if sorted(has) != sorted(names):
-        raise ConfigError(f"export: the model has {', '.join(has)}; expected {', '.join(names)} and nothing else.")
-    return tuple(has[name] for name in names)
+_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
 
-def sized_parts(config: ModelConfig) -> dict[str, Any]:
-    """The configs of the parts that a model has, with sizes filled in."""
-    towers = {n: getattr(config, n) for n in PARTS if n != "fusion" and getattr(config, n) is not None}
-    sized = {name: part.sized(f"config.model.{name}") for name, part in towers.items()}
-    if config.fusion.name != "none":
-        like = next(iter([sized[n] for n in ("text_encoder", "patch_encoder") if n in sized]), None)
-        sized["fusion"] = config.fusion.sized("config.model.fusion", like)
-    return sized
+def export_workdir(workdir: Path, checkpoint: str, overrides: Mapping[str, str], out: Path, dtype: str) -> int:
+    """Writes config.json, safetensors, the tokenizer and the picture settings of a run's checkpoint.
 
-
-def classes(model: Multimodal, source: str) -> int:
-    """Outputs of the one classifier that Hugging Face models have, 0 without. ConfigError for other heads."""
-    for name, _, reads in model.heads:
-        if (name, reads) != ("classification", source) or len(model.heads) > 1:
-            raise ConfigError(
-                f"export: no place for the head '{name}'. Expected one 'classification' of {source} at most."
-            )
-    return model.heads[0].outputs if model.heads else 0
-
-
-def label_names(labels: Sequence[str], count: int) -> dict[str, Any]:
-    """`id2label` and `label2id` of `count` classes, called LABEL_0, ... where they have no names."""
-    names = list(labels) or [f"LABEL_{i}" for i in range(count)]
-    if not count:
-        return {}
-    if len(names) != count or len(set(names)) != count:
-        raise ConfigError(f"export: {len(set(names))} different label names for {count} classes.")
-    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
-
-
-def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Class names of a config.json, in order."""
-    named = {int(i): name for i, name in (config.get("id2label") or {}).items()}
-    if sorted(named) != list(range(len(named))):
-        raise ConfigError(f"config.json: id2label: found the classes {sorted(named)[:8]}, expected 0, 1, 2, ...")
-    return tuple(named[i] for i in range(len(named)))
-
-
-def describe_export(
-    family: ModuleType, model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] = ()
-) -> tuple[dict[str, Any], Described]:
-    """config.json of a model of ours, and what the family reads from it. No number is looked at.
-
-    aside: keys of tensors that no part of ours uses, and that are written along.
+    A run that began with a Hugging Face folder keeps what of its config has not changed; any other is written as the
+    first family that can say all that the model is.
 
     Raises:
-      ConfigError: the family cannot say what the model is; names the settings that would be lost.
+      ConfigError: no family can; the message names the settings. A parameter that has no place in the family.
     """
-    config = family.write(model, labels, aside)
-    described = family.read(completed(config))
-    lost = list(_differences(described, model))
-    if lost:
-        raise ConfigError(f"export: {family.NAME} cannot say all that the model is: {'; '.join(lost[:6])}.")
-    return config, described
+    from mmjax.trained import open_trained
+
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"OUT: '{out}' is not empty. Expected a new folder.")
+    trained = open_trained(workdir, checkpoint, overrides)
+    origin = workdir / ORIGIN
+    came = (origin / "config.json").is_file()
+    raw = read_json(origin / "config.json", "export") if came else {}
+    aside = open_tensors(origin, "export") if any(origin.glob("*.safetensors")) else {}
+    labels = trained.processor.labels if trained.model.heads else ()
+    config, described = _said(raw, trained.model, labels, aside)
+    tensors = [*_tensors(described, trained.params, _DTYPES[dtype]), *_carried(aside, described)]
+    out.mkdir(parents=True, exist_ok=True)
+    files = write_tensors(out, tensors, SHARD_BYTES)
+    (out / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+    if came and (origin / "generation_config.json").is_file():
+        shutil.copyfile(origin / "generation_config.json", out / "generation_config.json")
+    write_processor(trained.processor, trained.model, out, origin if came else None)
+    size = sum(t.nbytes for t in tensors)
+    print(f"written: {out}: {config['model_type']}, {len(tensors)} tensors, {size / 1e6:,.1f} MB in {len(files)} files")
+    return 0
 
 
-def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json with the defaults of its family filled in, as transformers does."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that torch is not there
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(**config).to_dict()
-
-
-def _differences(described: Described, model: Multimodal) -> Iterator[str]:
-    read = build(ModelConfig, {"patch_encoder": None, **described.model}, "export")
-    has, gets = sized_parts(model.config), sized_parts(read)
-    for name in PARTS:
-        if (name in has) != (name in gets):
-            yield f"{name} would {'be lost' if name in has else 'appear'}"
-        elif name in has:
-            yield from _fields(name, _plainly(has[name]), _plainly(gets[name]))
-    space = () if model.contrastive else ("embed_dim", "projection", "projection_bias")
-    yield from _fields("model", model.config, read, skip={*PARTS, *space})
-    reads = model.config.text_encoder or model.config.decoder
-    checked = {
-        "image_size": model.config.patch_encoder and model.image_size,
-        "vocab_size": model.tokens.vocab_size if reads else 0,
-        # Of one tower alone only the projection is there, whatever the loss.
-        "contrastive": model.contrastive if {"patch_encoder", "text_encoder"} <= has.keys() else "",
-    }
-    if bool(model.contrastive) != bool(described.contrastive):
-        yield f"the projection would {'be lost' if model.contrastive else 'appear'}"
-    for name, ours in checked.items():
-        if ours and ours != getattr(described, name):
-            yield f"{name} is {ours!r}, and would be {getattr(described, name)!r}"
-    heads = {h.name: (h.outputs, h.source) for h in model.heads}
-    if heads != dict(described.heads):
-        yield f"the heads are {heads}, and would be {dict(described.heads)}"
+def _said(
+    raw: Mapping[str, Any], model: Any, labels: Collection[str], aside: Collection[str]
+) -> tuple[dict[str, Any], Described]:
+    """config.json of the model, and what its family reads from it; `raw`: that which the run began with, or {}."""
+    refused = []
+    for family in _in_order(raw):
+        try:
+            config, described = describe_export(family, model, labels, aside if _same(family, raw) else ())
+        except ConfigError as error:
+            refused.append(f"  {family.NAME}: {error}")
+            continue
+        return (_laid(raw, config, described, family), described) if _same(family, raw) else (config, described)
+    raise ConfigError("no family can say what this model is:\n" + "\n".join(refused))
 
 
-def _plainly(part: Any) -> Any:
-    """The same with one spelling of what can be said in two ways."""
-    return dataclasses.replace(
-        part,
-        activation=ACTIVATIONS.get(part.activation, part.activation),
-        attention_bias=part.attention_bias or ("all" if part.bias else "none"),
-    )
+def _same(family: ModuleType, raw: Mapping[str, Any]) -> bool:
+    return raw.get("model_type") in family.MODEL_TYPES
 
 
-def _fields(where: str, ours: Any, theirs: Any, skip: Collection[str] = ()) -> Iterator[str]:
-    for field in dataclasses.fields(ours):
-        a, b = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name not in {*OF_THE_RUN, *skip} and a != b:
-            yield f"{where}.{field.name} is {a!r}, and would be {b!r}"
+def _in_order(raw: Mapping[str, Any]) -> list[ModuleType]:
+    """All families, that of the run's beginning first."""
+    first = [family_of(raw["model_type"], "export")] if raw else []
+    return first + [family for family in families() if family not in first]
+
+
+def _laid(
+    raw: Mapping[str, Any], config: Mapping[str, Any], described: Described, family: ModuleType
+) -> dict[str, Any]:
+    """The config that the run began with, and what has changed since; it says the same to the family."""
+    replaced = {"id2label", "label2id"} if "id2label" in config else set()
+    kept = {k: v for k, v in raw.items() if k not in replaced and not k.endswith("_config_dict")}
+    laid = merge(kept, config)
+    again = family.read(completed(laid))
+    if (again.model, again.image_size, again.vocab_size, again.tensors) != (
+        described.model, described.image_size, described.vocab_size, described.tensors,
+    ):  # fmt: skip
+        raise ConfigError(f"export: {family.NAME}: the config that the run began with contradicts the model: {laid}")
+    return laid
+
+
+def _tensors(described: Described, params: Mapping[str, jax.Array], dtype: np.dtype) -> Iterator[ToWrite]:
+    """Every parameter in the family's layout. ConfigError for one that has no place."""
+    held = {name for tensor in described.tensors for name in tensor.ours}
+    homeless = [n for n in params if n not in held and n not in described.dropped]
+    if homeless:
+        more = f" and {len(homeless) - 1} more" if len(homeless) > 1 else ""
+        raise ConfigError(
+            f"export: '{homeless[0]}'{more} has no place in the family that can say the model's settings."
+        )
+    for tensor in described.tensors:
+        arrays = [params[name] for name in tensor.ours]
+        shape = tuple(tensor.layout.their_shape([a.shape for a in arrays]))
+
+        def make(tensor: Any = tensor, arrays: Any = tuple(arrays), shape: Any = shape) -> np.ndarray:
+            whole = tensor.layout.to_theirs([np.asarray(a) for a in arrays]).reshape(shape)
+            cast = whole.astype(dtype)
+            if not np.isfinite(cast).all() and np.isfinite(whole).all():
+                raise ConfigError(f"--dtype {dtype}: {tensor.theirs} has numbers above its range. Use bfloat16.")
+            return cast
+
+        yield ToWrite(tensor.theirs, dtype, shape, make)
+
+
+def _carried(aside: Mapping[str, Stored], described: Described) -> Iterator[ToWrite]:
+    written = {tensor.theirs for tensor in described.tensors}
+    for key, stored in aside.items():
+        if key not in written and math.prod(stored.shape):
+            yield ToWrite(key, stored.dtype, stored.shape, stored.map)

@@ -10,7 +10,7 @@ A family is a module of this package with
                                                      labels: class names; aside: keys that are written along
 
 `read(write(model))` gives the same model settings again, which is how an export proves that it lost nothing
-(`exporting.py`).
+(`config_json.py`).
 """
 
 from __future__ import annotations

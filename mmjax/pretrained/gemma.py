@@ -7,7 +7,7 @@ from typing import Any
 
 from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
-from mmjax.pretrained.exporting import classes, parts
+from mmjax.pretrained.config_json import classes, parts
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.llama import read_rope, write_rope
 from mmjax.pretrained.settings import (

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmjax.models.multimodal import Multimodal
-from mmjax.pretrained.exporting import classes, parts
+from mmjax.pretrained.config_json import classes, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import CONV1D, JOINED, SAME
 from mmjax.pretrained.settings import ACTIVATIONS, Setting, demand, ids, read_settings, required, write_settings

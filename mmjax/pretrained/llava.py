@@ -11,7 +11,7 @@ from typing import Any
 from mmjax.errors import ConfigError
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained import clip, llama
-from mmjax.pretrained.exporting import classes, parts
+from mmjax.pretrained.config_json import classes, parts
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.paligemma import LANGUAGE, PROJECTOR, TOWER, head_of
 from mmjax.pretrained.settings import WHERE, demand, ids, required, side, write_settings

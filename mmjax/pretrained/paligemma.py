@@ -10,7 +10,7 @@ from typing import Any
 
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained import clip, gemma, siglip
-from mmjax.pretrained.exporting import classes, parts
+from mmjax.pretrained.config_json import classes, parts
 from mmjax.pretrained.family import Described
 from mmjax.pretrained.settings import WHERE, demand, ids, required, side, write_settings
 from mmjax.pretrained.tables import chosen, linear, under

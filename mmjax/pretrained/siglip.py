@@ -7,7 +7,7 @@ from typing import Any
 
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained import clip
-from mmjax.pretrained.exporting import classes, parts
+from mmjax.pretrained.config_json import classes, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import JOINED, LINEAR, Patches, Same
 from mmjax.pretrained.settings import WHERE, demand, patches, read_settings, required, side, write_settings

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmjax.models.multimodal import Multimodal
-from mmjax.pretrained.exporting import classes, label_names, labels_of, parts
+from mmjax.pretrained.config_json import classes, label_names, labels_of, parts
 from mmjax.pretrained.family import Described, Tensor
 from mmjax.pretrained.layouts import Patches, Positions
 from mmjax.pretrained.settings import ENCODER, Setting, as_size, demand, pair, patches, read_settings, write_settings

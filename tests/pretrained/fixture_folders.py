@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.models.multimodal import Multimodal
-from mmjax.pretrained.exporting import describe_export
+from mmjax.pretrained.config_json import describe_export
 from mmjax.pretrained.folder import Folder, open_folder
 from mmjax.pretrained.tensor_files import ToWrite, open_tensors, write_tensors
 from mmjax.pretrained.weights import Weights, described_model

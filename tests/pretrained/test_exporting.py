@@ -1,124 +1,119 @@
-"""Exports: the same bits in the same tensors, and a config.json that says all, or an error that names what is lost."""
+"""`mmjax export`: what was imported comes out to the bit, with the processor; what no family can say is an error."""
 
-import dataclasses
+import json
+import shutil
 
 import ml_dtypes
 import numpy as np
 import pytest
+import transformers
 
+from mmjax import cli
 from mmjax.config import build
 from mmjax.errors import ConfigError
-from mmjax.models.multimodal import HeadSpec, ModelConfig, Multimodal, TokenIds
-from mmjax.pretrained import bert, clip, dinov2, gpt2, llama, siglip, vit
-from mmjax.pretrained.exporting import describe_export, label_names, labels_of
-from mmjax.pretrained.tensor_files import open_tensors
+from mmjax.models.multimodal import ModelConfig, Multimodal
+from mmjax.pretrained import exporting
+from mmjax.pretrained.source import Published
+from mmjax.pretrained.tensor_files import INDEX, open_tensors
+from tests.pretrained.test_importing import imported
 
-from .fixture_folders import FOLDER, NAMES, export, in_dtype, load
+NAMES = ["vit", "dinov2", "clip", "siglip", "bert", "gpt2", "llama", "qwen2"]
 
-SMALL = {"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64}
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MMJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def exported(workdir, out, *more):
+    return cli.main(["export", "--workdir", str(workdir), "--to", "hf", str(out), *more])
+
+
+def assert_same_tensors(one, other):
+    one, other = (open_tensors(folder, "x") for folder in (one, other))
+    assert one.keys() == other.keys()
+    for key in one:
+        np.testing.assert_array_equal(one[key].map(), other[key].map(), err_msg=key)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_is_the_folder_that_was_imported(name, tmp_path):
-    loaded = load(FOLDER / name)
-    exported = export(loaded, tmp_path / name)
-    before, after = open_tensors(FOLDER / name, "before"), open_tensors(exported, "after")
-    used = {(k if k in before else _bare(k)): stored for k, stored in after.items()}
-    assert used.keys() == before.keys()
-    for key, stored in before.items():
-        assert used[key].shape == stored.shape, key
-        np.testing.assert_array_equal(used[key].map(), stored.map(), err_msg=key)
-    again = load(exported)
-    assert again.model == loaded.model and again.folder.described.labels == loaded.folder.described.labels
-    assert again.params.keys() == loaded.params.keys()
-    for key, value in loaded.params.items():
-        np.testing.assert_array_equal(again.params[key], value, err_msg=key)
+def test_import_then_export_then_import_is_identical(name, folder, tmp_path):
+    assert imported(folder(name), tmp_path / "w") == 0
+    assert exported(tmp_path / "w", tmp_path / "out") == 0
+    assert_same_tensors(folder(name), tmp_path / "out")
+    first, again = (Published(path, "x") for path in (folder(name), tmp_path / "out"))
+    assert first.model == again.model and first.shapes == again.shapes
+    same = lambda settings: json.dumps(settings).replace(str(tmp_path / "out"), str(folder(name)))  # noqa: E731
+    assert same(first.settings) == same(again.settings)
+    assert first.processor == again.processor or first.processor.differences(again.processor) == []
 
 
-def _bare(key: str) -> str:
-    """Without the prefix that hub files of towers have, and `save_pretrained` of today leaves out."""
-    return key.replace("vision_model.", "").replace("text_model.", "")
+def test_what_changed_stands_in_config_json_and_the_rest_stays(folder, tmp_path):
+    source = shutil.copytree(folder("clip"), tmp_path / "f")
+    config = json.loads((source / "config.json").read_text()) | {"my_note": "kept"}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    overrides = ("processor.image.size=30", "processor.tokenizer.added=<image>")
+    assert imported(source, tmp_path / "w", *overrides) == 0
+    assert exported(tmp_path / "w", tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["my_note"] == "kept" and found["vision_config"]["image_size"] == 30
+    assert found["text_config"]["vocab_size"] == 62
+    assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())["crop_size"]["height"] == 30
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.convert_tokens_to_ids("<image>") == 61
+    again = Published(tmp_path / "out", "x")
+    assert again.folder.described.image_size == (30, 30) and again.processor.tokenizer.image == 61
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", ["clip", "gpt2", "llama"])
-def test_half_precision_is_read_to_the_bit(name, dtype, tmp_path):
-    loaded, half = load(FOLDER / name), load(in_dtype(name, tmp_path / name, dtype))
-    for key, value in loaded.params.items():
-        rounded = np.asarray(value).astype(dtype).astype(np.float32)
-        np.testing.assert_array_equal(half.params[key], rounded, err_msg=key)
+def test_a_large_model_is_sharded_and_another_dtype_is_rounded(folder, tmp_path, monkeypatch):
+    assert imported(folder("gpt2"), tmp_path / "w") == 0
+    monkeypatch.setattr(exporting, "SHARD_BYTES", 20_000)
+    assert exported(tmp_path / "w", tmp_path / "out", "--dtype", "bfloat16") == 0
+    assert (tmp_path / "out" / INDEX).is_file()
+    exact, rounded = open_tensors(folder("gpt2"), "x"), open_tensors(tmp_path / "out", "x")
+    assert exact.keys() == rounded.keys()
+    for key, stored in rounded.items():
+        np.testing.assert_array_equal(stored.map(), exact[key].map().astype(ml_dtypes.bfloat16))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def picture_tower(**changes):
-    return {
-        "patch_encoder": {**SMALL, "patch": 8, "pool": "cls", "cls_position": True, "activation": "gelu", **changes}
-    }
+def test_transformers_reads_texts_as_the_model_does(folder, tmp_path):
+    """bos and eos of texts that are read: as of the folder (SigLIP: no bos), also in a tokenizer written anew."""
+    for name in ("clip", "siglip"):
+        assert imported(folder(name), tmp_path / f"{name}_w", "processor.tokenizer.added=<image>") == 0
+        assert exported(tmp_path / f"{name}_w", tmp_path / f"{name}_out") == 0
+        old, new = (transformers.AutoTokenizer.from_pretrained(f) for f in (folder(name), tmp_path / f"{name}_out"))
+        text = "a photo of two red dogs"
+        assert old(text)["input_ids"] == new(text)["input_ids"]
+        assert (new(text)["input_ids"][0] == 1) == (name == "clip")
 
 
-def model_of(settings, **keywords):
-    config = build(ModelConfig, {"patch_encoder": None, **settings}, "config.model")
-    return Multimodal(config, **{"image_size": (16, 16), "tokens": TokenIds(vocab_size=50)} | keywords)
+def test_a_run_that_began_with_no_folder_is_written_by_the_family_that_can_say_it(folder, tmp_path):
+    assert imported(folder("clip_gelu"), tmp_path / "w") == 0
+    shutil.rmtree(tmp_path / "w" / "origin")
+    assert exported(tmp_path / "w", tmp_path / "out") == 0
+    assert_same_tensors(folder("clip_gelu"), tmp_path / "out")
+    old, new = (Published(path, "x") for path in (folder("clip_gelu"), tmp_path / "out"))
+    assert old.model == new.model and old.settings["image"] == new.settings["image"]
+    old, new = (transformers.AutoTokenizer.from_pretrained(f) for f in (folder("clip_gelu"), tmp_path / "out"))
+    assert old("two red dogs")["input_ids"] == new("two red dogs")["input_ids"]
 
 
-@pytest.mark.parametrize(
-    ("family", "settings", "keywords"),
-    [
-        (vit, picture_tower(), {}),
-        (vit, picture_tower(pooler="tanh"), {"image_size": (16, 32)}),
-        (vit, picture_tower(), {"heads": (HeadSpec("classification", 3, "image"),)}),
-        (dinov2, picture_tower(layer_scale=True), {}),
-        (dinov2, picture_tower(layer_scale=True, gated=True, activation="silu", mlp_dim=88), {}),
-        (clip, picture_tower(norm_input=True, stem_bias=False), {}),
-        (siglip, {"patch_encoder": {**SMALL, "patch": 8, "pool": "attention"}}, {}),
-        (bert, {"text_encoder": {**SMALL, **bert.OURS, "token_types": 2, "activation": "gelu"}}, {}),
-        (gpt2, {"decoder": {**SMALL, "memory": "prefix"}}, {}),
-        (llama, {"decoder": {**SMALL, **llama.OURS, "bias": False, "activation": "silu"}}, {}),
-        (llama, {"decoder": {**SMALL, **llama.OURS, "bias": False, "attention_bias": "qkv", "kv_heads": 1}}, {}),
-    ],
-)
-def test_a_model_trained_from_scratch_is_said_whole(family, settings, keywords):
-    model = model_of(settings, **keywords)
-    config, described = describe_export(family, model)
-    assert config["model_type"] in family.MODEL_TYPES
-    assert dict(described.heads) == {h.name: (h.outputs, h.source) for h in model.heads}
+def test_what_no_family_can_say_is_an_error_that_names_the_setting():
+    config = build(
+        ModelConfig, {"patch_encoder": {"width": 32, "heads": 2, "depth": 1, "stem": "conv"}}, "config.model"
+    )
+    model = Multimodal(config=config, image_size=(32, 32))
+    with pytest.raises(ConfigError) as error:
+        exporting._said({}, model, (), ())
+    said = str(error.value)
+    assert said.startswith("no family can say what this model is:") and "\n  vit: " in said and "stem is 'conv'" in said
 
 
-@pytest.mark.parametrize(
-    ("family", "settings", "keywords", "message"),
-    [
-        (vit, picture_tower(layer_scale=True), {}, "patch_encoder.layer_scale is True, and would be False"),
-        (vit, {"patch_encoder": {**SMALL, "patch": 8, "pool": "mean"}}, {}, "patch_encoder.pool is 'mean'"),
-        (vit, picture_tower(), {"heads": (HeadSpec("vqa", 3, "image"),)}, "no place for the head 'vqa'"),
-        (
-            vit,
-            {**picture_tower(), "text_encoder": SMALL},
-            {},
-            "has patch_encoder, text_encoder; expected patch_encoder",
-        ),
-        (vit, {**picture_tower(), "fusion": {**SMALL, "name": "concat"}}, {}, "has patch_encoder, fusion"),
-        (dinov2, picture_tower(layer_scale=True, mlp_dim=65), {}, "mlp_dim 65 is no whole multiple of width 32"),
-        (clip, picture_tower(norm_input=True, stem_bias=False), {"image_size": (16, 32)}, "image_size: found 32"),
-        (gpt2, {"decoder": {**SMALL, "memory": "prefix", "gated": True}}, {}, "decoder.gated is True"),
-        (gpt2, {"decoder": SMALL}, {}, "decoder.memory is 'cross_attention', and would be 'prefix'"),
-        (llama, {"decoder": {**SMALL, **llama.OURS, "attention_bias": "no_key"}}, {}, "attention_bias is 'no_key'"),
-        (llama, {"decoder": {**SMALL, **llama.OURS, "norm_after": True, "bias": False}}, {}, "norm_after is True"),
-    ],
-)
-def test_what_a_family_cannot_say_is_an_error_that_names_it(family, settings, keywords, message):
-    with pytest.raises(ConfigError, match=message):
-        describe_export(family, model_of(settings, **keywords))
-
-
-def test_settings_of_the_run_alone_do_not_hinder_an_export():
-    model = model_of(picture_tower(dropout=0.1, drop_path=0.2, patch_dropout=0.5, remat="full", scan=True))
-    describe_export(vit, dataclasses.replace(model, mean=(0.1, 0.2, 0.3)))
-
-
-def test_labels_keep_their_order_and_need_a_name_each():
-    names = label_names(["dog", "cat"], 2)
-    assert labels_of(names) == ("dog", "cat") and names["label2id"] == {"dog": 0, "cat": 1}
-    assert labels_of(label_names((), 2)) == ("LABEL_0", "LABEL_1")
-    with pytest.raises(ConfigError, match="1 different label names for 2 classes"):
-        label_names(["dog", "dog"], 2)
-    with pytest.raises(ConfigError, match="id2label: found the classes \\[0, 2\\]"):
-        labels_of({"id2label": {"0": "a", "2": "b"}})
+def test_a_folder_that_is_not_empty_is_left_alone(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("")
+    assert exported(tmp_path / "w", tmp_path / "out") == 2
+    assert "is not empty" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mmjax.pretrained import bert, clip, dinov2, gpt2, llama, siglip, vit
-from mmjax.pretrained.exporting import completed
+from mmjax.pretrained.config_json import completed
 from mmjax.pretrained.weights import described_shapes
 
 CLIP_TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}

@@ -8,7 +8,7 @@ import pytest
 from mmjax.config import merge, nest
 from mmjax.errors import ConfigError
 from mmjax.pretrained import bert, clip, llama, vit
-from mmjax.pretrained.exporting import completed
+from mmjax.pretrained.config_json import completed
 from mmjax.pretrained.folder import open_folder
 from mmjax.pretrained.settings import ACTIVATIONS, Setting, as_size, pair, read_settings, write_settings
 

@@ -51,7 +51,7 @@ import json, resource, sys
 import jax, numpy as np
 from mmjax import assemble, sharding
 from mmjax.pretrained import llama
-from mmjax.pretrained.exporting import completed
+from mmjax.pretrained.config_json import completed
 from mmjax.pretrained.source import Published
 from mmjax.pretrained.tensor_files import ToWrite, write_tensors
 from mmjax.pretrained.weights import described_model, described_shapes
