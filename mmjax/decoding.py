@@ -47,7 +47,7 @@ def generate(
     pad: int | None = None,
     prefix_ids: jax.Array | None = None,
     prefix_mask: jax.Array | None = None,
-    prefix_full: bool = False,
+    prefix_full: bool | jax.Array = False,
     forced: Sequence[int] | np.ndarray = (),
     placed: bool = False,
     rng: jax.Array | None = None,
@@ -63,7 +63,7 @@ def generate(
       length: most tokens to write; `config.length` goes before it.
       prefix_ids, prefix_mask: [B, P], the prompt, bos included; padding may stand anywhere. None: bos alone, a row a
         memory row.
-      prefix_full: the prompt is read both ways (PaliGemma).
+      prefix_full: the prompt is read both ways (PaliGemma); [B, P] bool: these tokens of it.
       forced: ids [F] that every text begins with.
       placed: the prompt holds the `<image>` placeholders (see `Decoder`).
       rng: key of the draws at a temperature above 0. Row i draws by (rng, config.seed, rows[i]) alone.
@@ -79,7 +79,7 @@ def generate(
         prefix_ids = jnp.full((memory.x.shape[0], 1), bos, jnp.int32)
     if prefix_mask is None:
         prefix_mask = jnp.ones(prefix_ids.shape, bool)
-    both_ways = jnp.pad(prefix_mask, ((0, 0), (0, len(forced)))) if prefix_full else None
+    both_ways = None if prefix_full is False else jnp.pad(prefix_mask & prefix_full, ((0, 0), (0, len(forced))))
     begun = jnp.broadcast_to(jnp.asarray(forced, jnp.int32), (len(prefix_ids), len(forced)))
     prefix_ids = jnp.concatenate([prefix_ids, begun], 1)
     prefix_mask = jnp.concatenate([prefix_mask, jnp.ones(begun.shape, bool)], 1)

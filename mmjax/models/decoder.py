@@ -41,8 +41,8 @@ class DecoderConfig(TransformerConfig):
         "prefix" (memory tokens, projected, stand before the text or at its `<image>` placeholders; LLaVA, PaliGemma).
       connector: how a memory of another width, and every prefix, is projected: "linear" (PaliGemma), or "mlp" (linear,
         gelu, linear: LLaVA 1.5).
-      prefix_attention: of the memory's tokens in a prefix: "full" (they see each other both ways: PaliGemma), or
-        "causal" (LLaVA).
+      prefix_attention: of the memory's tokens in a prefix: "full" (they see each other both ways), "prompt" (so do they
+        and what a task asks before the answer, as one: PaliGemma), or "causal" (LLaVA).
       length: longest sequence in tokens, the prefix included: the size of the table of learned positions.
       position: as in the text encoder.
       head: what comes before the logits' table: nothing ("linear"), or "mlm" (dense, activation, norm; and a bias a
@@ -55,7 +55,7 @@ class DecoderConfig(TransformerConfig):
 
     memory: str = choice("cross_attention", "gated_cross_attention", "prefix")
     connector: str = choice("linear", "mlp")
-    prefix_attention: str = choice("full", "causal")
+    prefix_attention: str = choice("full", "prompt", "causal")
     length: int = 512
     position: str = choice("learned", "rope", "sincos", "relative", "none")
     head: str = choice("linear", "mlm")

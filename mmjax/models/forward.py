@@ -121,10 +121,11 @@ class Forward:
         memory: Tokens | None,
         *,
         segments: jax.Array | None = None,
+        prefix: jax.Array | None = None,
         placed: bool = False,
     ) -> Decoded:
-        """ids: [B * K, L] int32, mask: [B * K, L] bool; memory: [B, N, D] or [B * K, N, D]; segments: see `Decoder`."""
-        return self._apply("decode", ids, mask, memory, segments=segments, placed=placed)
+        """ids: [B * K, L] int32, mask: [B * K, L] bool; memory: [B, N, D] or [B * K, N, D]; the rest: see `Decoder`."""
+        return self._apply("decode", ids, mask, memory, segments=segments, prefix=prefix, placed=placed)
 
     def head(self, name: str, pooled: jax.Array) -> jax.Array:
         """[B, D] -> logits [B, outputs] float32."""

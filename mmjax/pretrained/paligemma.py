@@ -1,6 +1,7 @@
 """PaliGemma (Beyer et al., 2024) and PaliGemma 2 (Steiner et al., 2024): SigLIP's picture tower before Gemma.
 
-The prompt is read both ways: `decode(placed=True, prefix=...)`, `generate(placed=True, prefix_full=True)`.
+The prompt is read both ways (`prefix_attention` "prompt"): `decode(placed=True, prefix=...)`,
+`generate(placed=True, prefix_full=True)`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     demand(text, {"use_bidirectional_attention": True}, f"{WHERE}: text_config")
     demand(config, {"projection_dim": required(text, "hidden_size")})
     demand(vision, {"model_type": "siglip_vision_model"}, f"{WHERE}: vision_config")
-    decoder = gemma.decoder_settings(text, f"{WHERE}: text_config")
+    decoder = gemma.decoder_settings(text, f"{WHERE}: text_config") | {"prefix_attention": "prompt"}
     # Whether it has a head or not, none is used.
     tower = siglip.vision_settings({**vision, "vision_use_head": False}, f"{WHERE}: vision_config")
     prefix, language = chosen(keys, *TOWER), chosen(keys, *LANGUAGE)

@@ -23,7 +23,7 @@ _REPLY = 32  # tokens of a reply, where the config does not say
 
 class Conversation(NamedTuple):
     """ids, mask, supervised: [B, L]; segments: of packed ones, in place of the mask. placed: ids hold an `<image>` for
-    every token of the memory.
+    every token of the memory. both_ways: [B, L], what stands before the first answer, where the decoder reads it so.
     """
 
     ids: jax.Array
@@ -31,6 +31,7 @@ class Conversation(NamedTuple):
     supervised: jax.Array
     segments: jax.Array | None = None
     placed: bool = False
+    both_ways: jax.Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class Chat(Task):
     """Next-token loss on the supervised tokens; a reply in place of the last assistant's turn as prediction.
 
     A decoder with memory "prefix" reads the picture where its part stands in the conversation (before all, where the
-    tokenizer has no `<image>`); one with cross-attention reads it from every token.
+    tokenizer has no `<image>`); one with cross-attention reads it from every token. All that stands before the first
+    answer is read both ways with `prefix_attention` "prompt" (PaliGemma).
 
     Attributes:
       generation: how replies are written; `generation.length` is 32 tokens where it is 0.
@@ -65,13 +67,16 @@ class Chat(Task):
         if segments is not None:
             return Conversation(batch["chat"], None, batch["chat_supervised"], segments)
         parts = tuple(batch[name] for name in ("chat", "chat_mask", "chat_supervised"))
-        if forward.model.config.decoder.memory != "prefix" or image < 0:
-            return Conversation(*parts)
-        return Conversation(*widen(*parts, image, forward.memory().x.shape[1]), placed=True)
+        decoder = forward.model.config.decoder
+        placed = decoder.memory == "prefix" and image >= 0
+        ids, mask, supervised = widen(*parts, image, forward.memory().x.shape[1]) if placed else parts
+        asked = jnp.cumsum(supervised, 1) == 0
+        both_ways = mask & asked if decoder.prefix_attention == "prompt" else None
+        return Conversation(ids, mask, supervised, placed=placed, both_ways=both_ways)
 
     def _logits(self, forward: Forward, talk: Conversation) -> jax.Array:
-        memory, placed = forward.memory(), talk.placed
-        return forward.decode(talk.ids, talk.mask, memory, segments=talk.segments, placed=placed).logits
+        how = {"segments": talk.segments, "placed": talk.placed, "prefix": talk.both_ways}
+        return forward.decode(talk.ids, talk.mask, forward.memory(), **how).logits
 
     def loss(self, forward: Forward) -> dict[str, SumWeight]:
         talk = self._conversation(forward)
@@ -100,6 +105,7 @@ class Chat(Task):
             length=_REPLY,
             prefix_ids=talk.ids,
             prefix_mask=talk.mask & told,
+            prefix_full=False if talk.both_ways is None else talk.both_ways,
             forced=forced_ids(self.generation, forward.processor),
             placed=talk.placed,
             rng=forward.rng(self.name),

@@ -4,6 +4,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,8 @@ from mmjax.models.multimodal import ModelConfig, Multimodal, TokenIds, initialis
 from mmjax.models.patch_encoder import PatchEncoderConfig
 from mmjax.tasks import Task
 from mmjax.tasks.chat import Chat, last_turn, widen
+from mmjax.train_step import nested
+from tests.pretrained.fixture_folders import FOLDER, expected, load
 
 SMALL = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
 VOCABULARY, IMAGE, PATCHES, LENGTH = 12, 3, 4, 20
@@ -200,3 +203,36 @@ def test_chat_is_a_kind_of_task_whose_replies_the_config_shapes():
     assert talk == Chat(name="talk", generation=GenerationConfig(length=5, num_beams=2))
     with pytest.raises(ConfigError, match="config.tasks.chat.generation.length: found -1"):
         build(Task, {"generation": {"length": -1}}, "config.tasks.chat")
+
+
+@pytest.mark.parametrize("name", ["paligemma", "paligemma2"])
+def test_an_imported_paligemma_reads_the_question_both_ways_and_learns_the_answer_alone(name):
+    """Logits and loss of a batch are those of torch with token types (the fixture's prompts and answers)."""
+    inputs, truths = expected(name)
+    loaded = load(FOLDER / name)
+    image, count = loaded.model.tokens.image, int((inputs["text"][0] == loaded.model.tokens.image).sum())
+    rows = len(inputs["text"]) // len(inputs["image"])
+    learnt = inputs["text_mask"] & ~inputs["decoder_prefix"]
+    talk = {"chat": inputs["text"], "chat_mask": inputs["text_mask"], "chat_supervised": learnt}
+    batch = {k: jnp.asarray(v[:, count - 1 :]) for k, v in talk.items()}  # one <image> for all its places
+    batch |= {"image": jnp.repeat(inputs["image"], rows, 0), "valid": jnp.ones(len(inputs["text"]), bool)}
+    task, params = Chat(name="chat", generation=GenerationConfig(length=5)), nested(loaded.params)
+    with jax.default_matmul_precision("highest"):
+        forward = Forward(loaded.model, params, batch)
+        found = task._conversation(forward)
+        logits = np.asarray(task._logits(forward, found))
+        total, weight = task.loss(forward)["loss"]
+        replies = np.asarray(task.predict(forward)["reply_ids"])
+    np.testing.assert_array_equal(found.ids, inputs["text"])
+    theirs, real = truths["decoder_logits"], inputs["text_mask"][..., None]
+    assert np.abs(np.where(real, logits - theirs, 0)).max() < 1e-4 * np.abs(theirs).max()
+    shifted = theirs[:, :-1] - theirs[:, :-1].max(-1, keepdims=True)
+    chances = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    nats = -np.take_along_axis(chances, inputs["text"][:, 1:, None], -1)[..., 0]
+    assert weight == learnt[:, 1:].sum() == 6 and image >= 0
+    np.testing.assert_allclose(total, nats[learnt[:, 1:]].sum(), rtol=1e-4)
+    # A reply begins where the answer did, with what torch finds likeliest there.
+    first = [int(np.argmax(row)) for row in learnt]
+    for row, at in enumerate(first):
+        if at:
+            assert replies[row, 0] == theirs[row, at - 1].argmax()
