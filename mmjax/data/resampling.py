@@ -16,7 +16,8 @@ import numpy as np
 
 Box = tuple[float, float, float, float]  # top, left, height, width in pixels
 
-_BITS, _FAST_BITS = 22, 7  # of a weight's fraction, in int32 and in int16
+_BITS, _FAST_BITS = 22, 7  # of a weight's fraction, in int32 and in uint16
+_LIFT = 128  # keeps values below 0 and above 255 within uint16
 _BLOCK = 1 << 20  # values multiplied at a time: less only costs time; memory stays bounded for pictures of any size
 
 
@@ -41,9 +42,9 @@ def reach(length: float, size: int, method: str) -> int:
     return math.ceil(_FILTERS[method][1] * max(length / size, 1)) + 1
 
 
-@functools.lru_cache(2048)  # random boxes in pictures of 500 pixels have some 700 lengths; 20 to 60 KB each
-def _weights(n: int, start: float, length: float, size: int, method: str, bits: int, channels: int) -> Any:
-    """Sparse [size * channels, n * channels]: n pixels -> `size` pixels of the interval that begins at `start`.
+@functools.lru_cache(2048)  # random boxes in pictures of 500 pixels have some 400 lengths; 10 to 20 KB each
+def _weights(n: int, start: float, length: float, size: int, method: str, bits: int) -> Any:
+    """Sparse [size, n]: n pixels -> `size` pixels of the interval that begins at `start`.
 
     Each output pixel is the average of the pixels around its centre by the filter, widened where the interval shrinks
     and cut off at the ends. Weights are whole numbers, in units of 2**-bits.
@@ -62,13 +63,13 @@ def _weights(n: int, start: float, length: float, size: int, method: str, bits: 
     whole = np.trunc(weights + np.copysign(0.5, weights)).astype(np.int32)
     if bits == _FAST_BITS:  # so few bits must add up to 1, or flat areas change
         whole[np.arange(size), whole.argmax(1)] += (1 << bits) - whole.sum(1)
-        whole = whole.astype(np.int16)
+        whole = whole.astype(np.uint16)  # those below 0 modulo 2**16: so are the sums, which end up within it
     columns = np.minimum(first[:, None] + taps, n - 1)
-    columns = columns[:, None] * channels + np.arange(channels)[:, None]
-    columns = columns.reshape(-1, len(taps))
-    ends = np.arange(len(columns) + 1) * len(taps)
-    parts = np.repeat(whole, channels, 0).reshape(-1), columns.reshape(-1).astype(np.int32), ends.astype(np.int32)
-    return csr_array(parts, shape=(size * channels, n * channels))
+    ends = np.arange(size + 1) * len(taps)
+    parts = whole.reshape(-1), columns.reshape(-1).astype(np.int32), ends.astype(np.int32)
+    matrix = csr_array(parts, shape=(size, n))
+    matrix.eliminate_zeros()  # one in seven, at the ends of the filter
+    return matrix
 
 
 def resize(pixels: np.ndarray, box: Box, size: tuple[int, int], method: str, *, fast: bool = False) -> np.ndarray:
@@ -85,31 +86,36 @@ def resize(pixels: np.ndarray, box: Box, size: tuple[int, int], method: str, *, 
     height, width, _ = pixels.shape
     x = pixels.reshape(height, width * 3)
     bits = _FAST_BITS if fast else _BITS
-    down = _weights(height, box[0], box[2], size[0], method, bits, 1)
-    across = _weights(width, box[1], box[3], size[1], method, bits, 3)
+    down = _weights(height, box[0], box[2], size[0], method, bits)
+    across = _weights(width, box[1], box[3], size[1], method, bits)
     # Arrays are changed in place: new ones of this size cost more, in page faults, than what is done to them.
-    if fast:  # about 0, and not held within 8 bits between the products: no sum leaves 16 bits by far
-        x = x.astype(np.int16)
-        x -= 128
-        x = _along(across, _along(down, x, bits).T, bits).T
-        x += 128
+    if fast:  # not held within 8 bits between the products
+        x = _along(across, _along(down, x, bits, _LIFT).T, bits)
+        x = _held(x, _LIFT).T
     elif shrinks[0] > max(2 * shrinks[1], 0):  # as in ImagingResampleInner of Pillow 13
-        x = _along(across, _held(_along(down, x, bits)).T, bits).T
+        x = _held(_along(across, _held(_along(down, x, bits)).T, bits)).T
     else:
-        x = _along(down, _held(_along(across, x.T, bits)).T, bits)
-    return np.array(_held(x), np.uint8, order="C").reshape(*size, 3)
+        x = _held(_along(down, _held(_along(across, x.T, bits)).T, bits))
+    return np.array(x, np.uint8, order="C").reshape(*size, 3)
 
 
-def _held(x: np.ndarray) -> np.ndarray:
-    return np.clip(x, 0, 255, out=x)
+def _held(x: np.ndarray, lift: int = 0) -> np.ndarray:
+    """x - lift, between 0 and 255."""
+    np.clip(x, lift, lift + 255, out=x)
+    if lift:
+        x -= lift
+    return x
 
 
-def _along(weights: Any, x: np.ndarray, bits: int) -> np.ndarray:
-    """weights [m, n] @ x [n, k] -> [m, k], rounded to whole values; in the weights' type."""
+def _along(weights: Any, x: np.ndarray, bits: int, lift: int = 0) -> np.ndarray:
+    """weights [m, n] @ x [n * c, k] + lift -> [m * c, k], rounded to whole values; in the weights' type."""
     step = max(1, _BLOCK // x.shape[0])
-    parts = [weights @ np.ascontiguousarray(x[:, at : at + step], weights.dtype) for at in range(0, x.shape[1], step)]
+    parts = []
+    for at in range(0, x.shape[1], step):
+        part = np.ascontiguousarray(x[:, at : at + step], weights.dtype)
+        parts.append((weights @ part.reshape(weights.shape[1], -1)).reshape(-1, part.shape[1]))
     product = parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
-    product += 1 << (bits - 1)
+    product += (lift << bits) + (1 << (bits - 1))
     product >>= bits
     return product
 
