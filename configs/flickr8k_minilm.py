@@ -26,7 +26,6 @@ def get_config() -> ConfigDict:
     config.model = {
         "embed_dim": 256,
         "patch_encoder": {"width": 192, "depth": 4, "heads": 6, "patch": 16, "pool": "mean", "drop_path": 0.1},
-        "text_encoder": {"pool": "mean"},
     }
     config.tasks = {"contrastive": {"loss_kind": "softmax"}}
 

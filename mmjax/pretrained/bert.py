@@ -1,4 +1,6 @@
-"""BERT (Devlin et al., 2019) and MiniLM: the encoder, with or without pooler and classifier of sentences."""
+"""BERT (Devlin et al., 2019) and MiniLM: the encoder, with or without pooler and classifier of sentences; as
+sentence-transformers keeps them, too (`sentences.py`): the pooler is then set aside.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 from mmjax.models.multimodal import Multimodal
 from mmjax.pretrained.config_json import classes, label_names, labels_of, parts
 from mmjax.pretrained.family import Described
+from mmjax.pretrained.sentences import POOLING
 from mmjax.pretrained.settings import ENCODER, Setting, demand, ids, read_settings, required, write_settings
 from mmjax.pretrained.tables import Table, holds, layers, linear, prefix_of, same, under
 
@@ -16,7 +19,7 @@ MODEL_TYPES = ("bert",)
 CLASSIFIER = "BertForSequenceClassification"
 
 SETTINGS = (*ENCODER, Setting("max_position_embeddings", "length"), Setting("type_vocab_size", "token_types"))
-OURS = {"norm_first": False, "norm_input": True, "pool": "cls"}
+OURS = {"norm_first": False, "norm_input": True}
 
 
 def layer_norm(theirs: str, ours: str) -> Table:
@@ -43,11 +46,12 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     demand(config, {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False})
     written = (config.get("architectures") or ["BertModel"])[0]
     prefix = prefix_of(keys, "bert.", written != "BertModel")
+    sentence = config.get(POOLING)
     pools = written in ("BertModel", "BertForPreTraining", CLASSIFIER) and config.get("has_pooler", True)
-    pooled = holds(keys, f"{prefix}pooler.dense.weight", pools)
+    pooled = not sentence and holds(keys, f"{prefix}pooler.dense.weight", pools)
     classifies = written == CLASSIFIER and pooled
     labels = labels_of(config) if classifies else ()
-    model = read_settings(SETTINGS, config) | OURS | {"pooler": "tanh" if pooled else "none"}
+    model = read_settings(SETTINGS, config) | OURS | {"pooler": "tanh" if pooled else "none", "pool": sentence or "cls"}
     tied = ("cls.predictions.decoder.weight",)
     body = (
         *same("embeddings.position_embeddings.weight", "embed/position"),
@@ -66,6 +70,7 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
         aside={
             r"cls\..*": "guesses masked words and next sentences in pre-training",
             r"(.*\.)?position_ids": "counts 0, 1, 2, ...",
+            **({r"(.*\.)?pooler\.dense\..*": "not read where tokens are pooled otherwise"} if sentence else {}),
         },
         vocab_size=required(config, "vocab_size"),
         token_ids=ids(config, bos="bos_token_id", eos="eos_token_id", pad="pad_token_id"),
@@ -79,6 +84,7 @@ def write(model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] 
     pretrains, guesses = (
         any(key.startswith(f"cls.{n}.") for key in aside) for n in ("seq_relationship", "predictions")
     )
+    sentence = part.pool == "mean" or any("pooler.dense." in key for key in aside)
     named = (
         CLASSIFIER if outputs else "BertForPreTraining" if pretrains else "BertForMaskedLM" if guesses else "BertModel"
     )
@@ -93,4 +99,5 @@ def write(model: Multimodal, labels: Sequence[str] = (), aside: Collection[str] 
         **label_names(labels, outputs),
         # transformers ignores it; one has to tell `BertModel.from_pretrained` add_pooling_layer=False.
         **({"has_pooler": False} if named == "BertModel" and part.pooler == "none" else {}),
+        **({POOLING: part.pool} if sentence else {}),
     }

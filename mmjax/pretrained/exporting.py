@@ -18,9 +18,10 @@ from mmjax.errors import ConfigError
 from mmjax.pretrained.config_json import completed, describe_export
 from mmjax.pretrained.families import families, family_of
 from mmjax.pretrained.family import Described
-from mmjax.pretrained.folder import read_json
 from mmjax.pretrained.origin import ORIGIN
 from mmjax.pretrained.processor_files import write_processor
+from mmjax.pretrained.sentences import FILES as SENTENCES
+from mmjax.pretrained.settings import read_json
 from mmjax.pretrained.tensor_files import DTYPES, SHARD_BYTES, Stored, ToWrite, open_tensors, write_tensors
 
 _DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
@@ -50,8 +51,10 @@ def export_workdir(workdir: Path, checkpoint: str, overrides: Mapping[str, str],
     out.mkdir(parents=True, exist_ok=True)
     files = write_tensors(out, tensors, SHARD_BYTES)
     (out / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
-    if came and (origin / "generation_config.json").is_file():
-        shutil.copyfile(origin / "generation_config.json", out / "generation_config.json")
+    for name in ("generation_config.json", *SENTENCES):
+        if (origin / name).is_file():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(origin / name, out / name)
     write_processor(trained.processor, trained.model, out, origin if came else None)
     size = sum(t.nbytes for t in tensors)
     print(f"written: {out}: {config['model_type']}, {len(tensors)} tensors, {size / 1e6:,.1f} MB in {len(files)} files")

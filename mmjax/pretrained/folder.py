@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,8 @@ from typing import Any
 from mmjax.errors import ConfigError, did_you_mean
 from mmjax.pretrained.families import family_of
 from mmjax.pretrained.family import Described, Tensor
-from mmjax.pretrained.settings import check_spellings
+from mmjax.pretrained.sentences import pooling_of
+from mmjax.pretrained.settings import check_spellings, read_json
 from mmjax.pretrained.tensor_files import Stored, open_tensors
 
 _SHOWN = 4  # tensors that a message names
@@ -60,7 +60,7 @@ def open_folder(path: str | Path, where: str) -> Folder:
     raw = read_json(folder / "config.json", where)
     family = family_of(str(raw.get("model_type")), f"{where}: '{folder / 'config.json'}'")
     check_spellings(raw, f"{where}: '{folder / 'config.json'}'")
-    config = complete_config(folder, where)
+    config = complete_config(folder, where) | pooling_of(folder, where)
     tensors = open_tensors(folder, where)
     try:
         described = family.read(config, frozenset(tensors))
@@ -80,17 +80,6 @@ def complete_config(folder: Path, where: str) -> dict[str, Any]:
         return AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
     except Exception as error:  # whatever its validation raises
         raise ConfigError(f"{where}: transformers cannot read '{folder / 'config.json'}': {error}") from error
-
-
-def read_json(file: Path, where: str) -> dict[str, Any]:
-    """A JSON file that holds a mapping."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{where}: '{file}' is no JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where}: '{file}' holds {type(found).__name__}, expected a mapping.")
-    return found
 
 
 def account(described: Described, keys: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmjax.errors import ConfigError, did_you_mean
@@ -159,3 +161,14 @@ def check_spellings(raw: Mapping[str, Any], where: str = WHERE) -> None:
 
 def _listed(values: Any) -> str:
     return ", ".join(repr(v) for v in values)
+
+
+def read_json(file: Path, where: str) -> dict[str, Any]:
+    """A JSON file that holds a mapping."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{where}: '{file}' is no JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: '{file}' holds {type(found).__name__}, expected a mapping.")
+    return found
