@@ -17,6 +17,13 @@ def most_frequent(answers: Sequence[str]) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
+def drawn(answers: Sequence[str], chance: float | None) -> str:
+    """One of the answers, by a number in [0, 1), spelt by `normalise`; None, or no answers: as `most_frequent`."""
+    if chance is None or not answers:
+        return most_frequent(answers)
+    return normalise(answers[int(chance * len(answers))])
+
+
 def answer_list(counts: Mapping[str, int], largest: int) -> tuple[str, ...]:
     """The `largest` most frequent answers, most frequent first; equals in the order of the alphabet."""
     return tuple(sorted(counts, key=lambda a: (-counts[a], a))[:largest])

@@ -253,7 +253,7 @@ def decode_region(
     Args:
       region: top, left, height, width in pixels.
       size: what the short side becomes afterwards. Where that is less, colours that the file has at half the resolution
-        are repeated, not interpolated: 0.1 of 255 in the mean once the picture is smaller.
+        are repeated, not interpolated: in the mean 0.3 of 255 once the picture is smaller.
 
     Returns:
       pixels [h, w, 3] uint8, the reduction, and (top, left) of the pixels in the reduced picture. Where the reduction

@@ -22,12 +22,13 @@ import numpy as np
 
 from mmjax.config import differences, plain
 from mmjax.data import answers as answering
+from mmjax.data.choices import ANSWER, QUESTION, TEXT, pick, text_key
 from mmjax.data.image_files import PictureError
 from mmjax.data.images import changed
 from mmjax.data.mixture import Mixture
 from mmjax.data.order import uniforms
 from mmjax.data.pipeline import Pipeline
-from mmjax.data.processor import ANSWER, QUESTION, TEXT, Processor, ProcessorConfig, pick, picture_of, text_key
+from mmjax.data.processor import Processor, ProcessorConfig, picture_of
 from mmjax.data.sources import Record, Source, Subset
 from mmjax.data.sources.packed import ANNOTATIONS, BAD, OF_QUESTION, OF_TEXT, PackedSource, write_meta
 from mmjax.data.splits import contents

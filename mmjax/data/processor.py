@@ -10,8 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from mmjax.config import build, choice, plain
 from mmjax.config import differences as config_differences
 from mmjax.data import answers as answering
 from mmjax.data import chat, cleaning
+from mmjax.data.choices import ANSWER, IMAGE, QUESTION, TEXT, bytes_key, names_a_side, pick, text_key
 from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
 from mmjax.data.patches import cut, joined
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 FEATURES = ("image", *FIELD_OF)
-TEXT, QUESTION, ANSWER, IMAGE = 1, 2, 3, 4  # purposes of random numbers: each choice has numbers of its own
-_SIDES = re.compile(r"\b(left|right)(most|hand|handed|side|wards?)?\b", re.IGNORECASE)
 _CHECKED = 20_000  # texts that are measured for their length
 
 
@@ -279,7 +276,7 @@ class Processor:
         """
         batch: dict[str, np.ndarray] = {}
         if "image" in features:
-            batch["image_key"] = np.array([_hash(r.get("image", b"")) for r in records], np.int32)
+            batch["image_key"] = np.array([bytes_key(r.get("image", b"")) for r in records], np.int32)
         if "label" in features:
             batch["label"] = np.array([self._labels.get(r.get("label"), -1) for r in records], np.int32)
         if "value" in features:
@@ -311,7 +308,7 @@ class Processor:
             if "answer_text" in features:
                 chance = uniforms(keys, ANSWER, questions) if train else None
                 words = [
-                    [_answer(q["answers"], None if chance is None else chance[i, j]) for j, q in enumerate(row)]
+                    [answering.drawn(q["answers"], None if chance is None else chance[i, j]) for j, q in enumerate(row)]
                     for i, row in enumerate(asked)
                 ]
                 batch["answer_text"], batch["answer_mask"] = self._encode(words, self.answer_length)
@@ -386,41 +383,3 @@ def picture_of(batch: Mapping[str, np.ndarray], *place: int) -> np.ndarray:
     """The picture [H, W, 3] uint8 at a place of a batch, as the model sees it."""
     image = batch["image"][place]
     return joined(image, batch["image_grid"][place]) if "image_grid" in batch else image
-
-
-def text_key(text: str) -> int:
-    """int32 hash of a text, lower-cased and stripped: captions with equal keys say the same."""
-    return _hash(answering.normalise(text).encode())
-
-
-def names_a_side(record: Mapping) -> bool:
-    """Whether anything that is said of a record names left or right: its mirror image would make that wrong."""
-    texts = [*record.get("texts", ()), *(t for q in record.get("qa", ()) for t in (q["question"], *q["answers"]))]
-    texts += [record.get("label") or "", *record.get("labels", ()), *chat.words_in(record.get("messages", ()))]
-    return any(_SIDES.search(text) for text in texts)
-
-
-def _hash(data: bytes) -> int:
-    return zlib.crc32(data) - 2**31
-
-
-def pick(
-    options: Sequence[Sequence], keys: np.ndarray, purpose: int, k: int, train: bool, nothing: Any
-) -> tuple[list[list], np.ndarray]:
-    """Takes k of each row's options (drawn without replacement in training), -> ([B][k], valid [B, k])."""
-    most = max(map(len, options), default=0)
-    chance = uniforms(keys, purpose, most) if train and most else None
-    taken, valid = [], np.zeros((len(options), k), bool)
-    for i, row in enumerate(options):
-        if chance is not None:
-            row = [row[j] for j in np.argsort(chance[i, : len(row)], kind="stable")]
-        row = list(row[:k])
-        valid[i, : len(row)] = True
-        taken.append(row + [nothing] * (k - len(row)))
-    return taken, valid
-
-
-def _answer(answers: Sequence[str], chance: float | None) -> str:
-    if chance is None or not answers:
-        return answering.most_frequent(answers)
-    return answering.normalise(answers[int(chance * len(answers))])
