@@ -17,17 +17,26 @@ if TYPE_CHECKING:
     from mmjax.data.tokenizer import Tokenizer
 
 
+ROLES = ("system", "user", "assistant")
+
+
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """What stands before a turn: text, so that every tokenizer can encode it."""
+    """How turns are marked.
+
+    Attributes:
+      system, user, assistant: what stands before a turn: text, so that every tokenizer can encode it.
+      jinja: the template of public weights, in their place (`chat_jinja.py`).
+    """
 
     system: str = "system:"
     user: str = "user:"
     assistant: str = "assistant:"
+    jinja: str = ""
 
     def check(self, where: str) -> None:
-        for role, marker in dataclasses.asdict(self).items():
-            if not marker.strip():
+        for role in ROLES:
+            if not getattr(self, role).strip():
                 raise ConfigError(f"{where}.{role}: empty. Expected a text that marks the turns of the {role}.")
 
 
@@ -53,6 +62,24 @@ def words_in(messages: Sequence[Mapping[str, Any]], role: str = "") -> list[str]
     ]
 
 
+def checked(messages: Sequence[Mapping[str, Any]], name: str, picture: bool | None) -> bool:
+    """Whether the record has a picture that no part names. ConfigError for a conversation that cannot be written.
+
+    Args:
+      name: of the record, for messages.
+      picture: whether the record has one; None does not look.
+    """
+    named = pictures_in(messages)
+    if named > 1:
+        raise ConfigError(f"{name}: a conversation about {named} pictures. Expected at most one a row; leave it out.")
+    if picture is not None and named > picture:
+        raise ConfigError(f"{name}: a conversation with an image part, but the row has no picture.")
+    for message in messages:
+        if message["role"] not in ROLES:
+            raise ConfigError(f"{name}: a turn of '{message['role']}'. Expected system, user or assistant.")
+    return bool(picture) and not named
+
+
 def pieces(
     messages: Sequence[Mapping[str, Any]],
     template: ChatTemplate,
@@ -70,17 +97,9 @@ def pieces(
         turn's words.
       clean: applied to every text.
     """
-    named = pictures_in(messages)
-    if named > 1:
-        raise ConfigError(f"{name}: a conversation about {named} pictures. Expected at most one a row; leave it out.")
-    if picture is not None and named > picture:
-        raise ConfigError(f"{name}: a conversation with an image part, but the row has no picture.")
-    left = bool(picture) and not named
-    made = []
+    left, made = checked(messages, name, picture), []
     for message in messages:
         role = message["role"]
-        if role not in ("system", "user", "assistant"):
-            raise ConfigError(f"{name}: a turn of '{role}'. Expected system, user or assistant.")
         made.append(Piece(getattr(template, role)))
         if role == "assistant":
             made.append(Piece(clean(words_in([message])[0]).strip(), said=True))

@@ -18,7 +18,7 @@ import numpy as np
 from mmjax.config import build, choice, plain
 from mmjax.config import differences as config_differences
 from mmjax.data import answers as answering
-from mmjax.data import chat, cleaning
+from mmjax.data import chat, chat_jinja, cleaning
 from mmjax.data.choices import ANSWER, IMAGE, QUESTION, TEXT, bytes_key, names_a_side, pick, text_key
 from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
@@ -162,7 +162,8 @@ class Processor:
                 if long:
                     say(f"{where}.{name}: {long / len(texts):.1%} of {len(texts)} texts are cut at {length} tokens.")
         if conversations:
-            _check_conversations(chat.tokens_of(conversations, tokenizer), config.chat_length, where, say)
+            told = _told([(name, m, None) for name, m in chats], config.chat_template, tokenizer, tidy)
+            _check_conversations(told, config.chat_length, where, say)
         outside = sum(found.answers.values()) - sum(found.answers[a] for a in answers)
         if outside and "answer" in features:
             share = outside / sum(found.answers.values())
@@ -335,13 +336,9 @@ class Processor:
           pictures: the records hold their pictures, so that one which no part names is put into the first user turn.
           reply: an assistant's turn is opened at the end, for a model to fill; a longer one is then a ConfigError.
         """
-        made = []
-        for record in records:
-            name, picture = str(record.get("id")), bool(record.get("image")) if pictures else None
-            steps = functools.partial(cleaning.clean, steps=self.clean)
-            pieces = chat.pieces(record.get("messages", ()), self.chat_template, name, picture=picture, clean=steps)
-            made.append([*pieces, chat.Piece(self.chat_template.assistant)] if reply else pieces)
-        tokens = chat.tokens_of(made, self.tokenizer)
+        talks = [(str(r.get("id")), r.get("messages", ()), bool(r.get("image")) if pictures else None) for r in records]
+        tidy = functools.partial(cleaning.clean, steps=self.clean)
+        tokens = _told(talks, self.chat_template, self.tokenizer, tidy, reply)
         longest = max(len(ids) for ids, _ in tokens)
         if reply and longest > self.chat_length:
             raise ConfigError(f"a conversation of {longest} tokens, expected up to {self.chat_length} (chat_length).")
@@ -357,6 +354,21 @@ class Processor:
 
 def _single_spaced(text: str) -> str:
     return " ".join(text.split())
+
+
+def _told(
+    talks: Sequence[tuple[str, Sequence[Mapping[str, Any]], bool | None]],
+    template: chat.ChatTemplate,
+    tokenizer: Tokenizer,
+    clean: Callable[[str], str],
+    reply: bool = False,
+) -> list[tuple[list[int], list[bool]]]:
+    """(name, messages, whether there is a picture) -> (ids, which of them are learnt), uncut."""
+    if template.jinja:
+        write = functools.partial(chat_jinja.written, template=template.jinja, tokenizer=tokenizer, clean=clean)
+        return chat_jinja.tokens_of([write(m, name=n, picture=p, reply=reply) for n, m, p in talks], tokenizer)
+    made = [chat.pieces(m, template, n, picture=p, clean=clean) for n, m, p in talks]
+    return chat.tokens_of([[*p, *[chat.Piece(template.assistant)] * reply] for p in made], tokenizer)
 
 
 def _check_conversations(

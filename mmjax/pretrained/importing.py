@@ -48,8 +48,6 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     found = initialisation.match(config.init, source, placed.shapes)
     params = assemble.initial_params(config, model, placed)
     print(found.text(path, placed.shapes))
-    if chat_template(folder) and "chat_template" not in source.settings:
-        print("its chat template is carried along, not read: conversations have the marks of processor.chat_template.")
     source.carry(workdir)
     # From here on the workdir stands by itself: nothing is read from the folder any more.
     mapping = {k: v for k, v in mapping.items() if k != "init"}

@@ -16,7 +16,6 @@ TEXTS = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "bpe_simple_vocab*.txt*")
 _OF_TOKENS = ("special_tokens_map.json", "added_tokens.json")
 _GIVE_ONE = "Say where it is with config.processor.tokenizer.path=FOLDER_OR_FILE, or put its files beside config.json."
-_VICUNA = {"user": "USER:", "assistant": "ASSISTANT:"}  # how LLaVA marks turns, which our template can say
 _METHODS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 # Rows of a table without a token: what published tables are padded by. More of them are another model's vocabulary.
 _SPARE, _SPARE_SHARE = 1024, 0.03
@@ -99,9 +98,8 @@ def text_settings(folder: Folder, vocabulary: str = "", base: str = "") -> dict[
         if "start" in described.token_ids and described.token_ids["start"] != tokenizer.bos:
             config["start"] = tokenizer.backend.id_to_token(described.token_ids["start"])
         settings |= {"tokenizer": config, "clean": _cleaning(texts, told)}
-    template = chat_template(folder)
-    if all(marker in template for marker in _VICUNA.values()):
-        settings["chat_template"] = dict(_VICUNA)
+    if template := chat_template(folder):
+        settings["chat_template"] = {"jinja": template}
     if described.contrastive:  # such towers are trained on texts padded to that length
         settings["length"] = described.model["text_encoder"]["length"] + (0 if bos else 1)
     return settings

@@ -7,10 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from mmjax import cli
 from mmjax.errors import ConfigError
+from mmjax.pretrained.source import Published
 from mmjax.pretrained.tensor_files import WHOLE
 from mmjax.train_step import nested
 from mmjax.trained import open_trained
@@ -59,18 +61,30 @@ def test_a_classifier_names_its_classes(folder, picture, tmp_path, capsys):
     assert "LABEL_" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("template", "read"), [("USER: {{ x }} ASSISTANT:", True), ("<|im_start|>{{ x }}<|im_end|>", False)]
+LLAVA_CHAT = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% if message['content'] is string %}"
+    "{{ message['content'] + ' ' }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "{{ '<image> ' }}{% else %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-def test_a_chat_template_is_read_or_said_to_be_carried(template, read, folder, tmp_path, picture, capsys):
+
+
+def test_conversations_are_written_by_the_chat_template_of_the_folder(folder, tmp_path, picture):
     source = shutil.copytree(folder("llava"), tmp_path / "f")
-    (source / "chat_template.jinja").write_text(template)
+    (source / "chat_template.jinja").write_text(LLAVA_CHAT)
     assert imported(source, tmp_path / "w") == 0
-    assert ("is carried along, not read" in capsys.readouterr().out) != read
     config = json.loads((tmp_path / "w" / "config.json").read_text())
-    assert (config["processor"]["chat_template"]["assistant"] == "ASSISTANT:") == read
+    assert config["processor"]["chat_template"]["jinja"] == LLAVA_CHAT
     asked = ["predict", "--workdir", str(tmp_path / "w"), "--image", str(picture), "--question", "what is there ?"]
-    assert not read or cli.main(asked) == 0
+    assert cli.main(asked) == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    parts = [{"type": "image"}, {"type": "text", "text": "what is there ?"}]
+    want = tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}], chat_template=LLAVA_CHAT, add_generation_prompt=True, return_dict=False
+    )
+    record = {"id": "x", "image": b"", "messages": [{"role": "user", "content": parts}]}
+    made = Published(source, "x").processor.conversations([record], pictures=False, reply=True)
+    assert list(made["chat"][0][made["chat_mask"][0]]) == want
 
 
 def test_eval_reads_an_imported_workdir_without_a_training_set(folder, tiny_set, tmp_path, capsys):
