@@ -26,6 +26,7 @@ from mmjax.models import lora
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import Multimodal, TokenIds, initialise, resolve_dtype
 from mmjax.train_step import Flat, State, flat_names, new_state, next_state
+from mmjax.workdir import source_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def fit_processor(config: Config, data: Data) -> Processor:
     the one that packed them.
     """
     sources = list(data.train.values())
-    source = initialisation.source_of(config.init, config.processor.tokenizer.path, config.data.root)
+    source = source_of(config.init, config.processor.tokenizer.path, config.data.root)
     processor = packed_processor(sources, config.processor, "config.processor")
     if processor is None:
         features = frozenset().union(*(config.features_of(s) for s in config.data.streams))
@@ -226,7 +227,7 @@ def make_plan(
     without them it is the batch size.
     """
     placed = layout(model, mesh, config.adapt)
-    source = initialisation.source_of(config.init)
+    source = source_of(config.init)
     match = None if source is None else initialisation.match(config.init, source, placed.shapes)
     factors = [n for n in placed.shapes if lora.is_factor(n)]
     first = config.first_stream
@@ -279,7 +280,7 @@ def initial_params(config: Config, model: Multimodal, placed: Layout) -> Flat:
     """
     import flax.linen as nn
 
-    source, given = initialisation.source_of(config.init), {}
+    source, given = source_of(config.init), {}
     drawn = list(placed.shapes)
     if source is not None:
         found = initialisation.match(config.init, source, placed.shapes)
@@ -325,7 +326,7 @@ def complete(config: Config, plan: Plan, state: State) -> State:
     """A state as a checkpoint holds it, with what was left out read from `init.path`."""
     if not plan.left_out:
         return state
-    base = initialisation.source_of(config.init).read(plan.layout.abstract(plan.left_out))
+    base = source_of(config.init).read(plan.layout.abstract(plan.left_out))
     frozen = {**state["frozen"], **base}
     return {**state, "frozen": {n: frozen[n] for n in plan.frozen}}
 

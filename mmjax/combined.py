@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from mmjax.errors import ConfigError
-from mmjax.initialisation import WHERE
+from mmjax.init_config import WHERE
 
 _PICTURES = "image"  # the key of the processor's settings that belongs to the patch encoder; the others are of texts
 

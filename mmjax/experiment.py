@@ -13,7 +13,8 @@ from mmjax.config import build_dataclass, merge, nest, read_file
 from mmjax.data.processor import ProcessorConfig
 from mmjax.data.sets import DataConfig
 from mmjax.errors import ConfigError, did_you_mean
-from mmjax.initialisation import InitConfig, inherit
+from mmjax.inheritance import inherit
+from mmjax.init_config import InitConfig
 from mmjax.models.lora import AdaptConfig
 from mmjax.models.multimodal import ModelConfig
 from mmjax.models.patch_encoder import check_stem

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from mmjax import assemble, initialisation, report, sharding, summary
+from mmjax import assemble, report, sharding, summary
 from mmjax.checkpoint import Checkpointer
 from mmjax.config import differences, plain
 from mmjax.data.processor import Processor
@@ -27,10 +27,11 @@ from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
+from mmjax.init_config import pinned
 from mmjax.metrics import MetricWriter, Progress
 from mmjax.models.multimodal import Multimodal
 from mmjax.train_step import Objective, State, make_train_step
-from mmjax.workdir import Workdir
+from mmjax.workdir import Workdir, source_of
 
 # What may change between a run and its continuation: nothing that alters the data, the model or an update.
 _MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples",
@@ -64,9 +65,9 @@ class Run:
         self.checkpoints = Checkpointer(workdir / "checkpoints", config.checkpoint)
         self._latest = latest = self.checkpoints.latest_step()
         saved = None if latest is None else self.checkpoints.read_json(latest, "meta")
-        self._source = initialisation.source_of(initialisation.pinned(config.init, saved and saved.get("base")))
+        self._source = source_of(pinned(config.init, saved and saved.get("base")))
         base = self._source and self._source.identity
-        built = dataclasses.replace(config, init=initialisation.pinned(config.init, base))
+        built = dataclasses.replace(config, init=pinned(config.init, base))
         if latest is None:
             self.processor = assemble.fit_processor(built, self.data)
         else:

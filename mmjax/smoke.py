@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.config import plain
-from mmjax.initialisation import run_sizes
+from mmjax.inheritance import run_sizes
 
 
 def shrink(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mmjax.data.sources import Source
 from mmjax.errors import ConfigError
 from mmjax.evaluation import Evaluation, Result, judge_sets
 from mmjax.experiment import Config, from_mapping
-from mmjax.initialisation import pinned
+from mmjax.init_config import pinned
 from mmjax.models.multimodal import Multimodal
 from mmjax.table import columns
 from mmjax.workdir import Workdir

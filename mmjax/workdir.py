@@ -1,7 +1,8 @@
 """What a workdir holds, read without its model: one checkpoint's parameters by name, its config and its processor.
 
 Whatever was trained, `read` gives the weights that a model is applied to: the moving average where there is one, LoRA
-factors merged into their kernels, and what the checkpoint leaves out read from the base that it names.
+factors merged into their kernels, and what the checkpoint leaves out read from the base that it names: which may be a
+workdir again, so what opens a base, and whatever else `config.init` names, stands here too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax
 from mmjax.checkpoint import CheckpointConfig, Checkpointer
 from mmjax.data.processor import Processor
 from mmjax.errors import ConfigError
+from mmjax.init_config import WHERE, InitConfig
 from mmjax.models import lora
 from mmjax.pretrained.origin import ORIGIN
 
@@ -62,11 +64,11 @@ class Workdir:
 
     @staticmethod
     def adapts(name: str, shape: tuple[int, ...]) -> str:
-        """See `mmjax/initialisation.py`."""
+        """See `mmjax/init_config.py`."""
         return ""
 
     def carry(self, workdir: Path) -> None:
-        """See `mmjax/initialisation.py`."""
+        """See `mmjax/init_config.py`."""
         if (self.path / ORIGIN).is_dir():
             shutil.copytree(self.path / ORIGIN, workdir / ORIGIN, dirs_exist_ok=True)
 
@@ -104,8 +106,6 @@ class Workdir:
         kept = self.meta.get("base")
         if not kept:
             return None
-        from mmjax.initialisation import InitConfig, open_source, source_of
-
         path = self._base_path or kept["path"]
         if "init" in kept:
             found = source_of(InitConfig(**kept["init"]))
@@ -159,3 +159,33 @@ class Workdir:
 
     def close(self) -> None:
         self._checkpoints.close()
+
+
+def source_of(init: InitConfig, vocabulary: str = "", base: str = "") -> Any:
+    """What `init` names, as a source; None where a run begins at random. vocabulary: `config.processor.tokenizer.path`,
+    from `base`, which stands in where a Hugging Face folder has none.
+    """
+    told = vocabulary, base
+    opened = {n: open_source(path, init.checkpoint, f"{WHERE}.{n}", *told) for n, path in init.paths.items()}
+    if [*opened] in ([], ["path"]):
+        return opened.get("path")
+    from mmjax.combined import Combined
+
+    return Combined(opened)
+
+
+def open_source(
+    path: str | Path, checkpoint: str = "best", where: str = f"{WHERE}.path", vocabulary: str = "", base: str = ""
+) -> Any:
+    """What `path` holds, as a source. Arguments as of `source_of`."""
+    folder = Path(path)
+    if (folder / "checkpoints").is_dir():
+        return Workdir(folder, checkpoint, where=where)
+    if (folder / "config.json").is_file():
+        from mmjax.pretrained.source import Published
+
+        return Published(folder, where, vocabulary, base)
+    raise ConfigError(
+        f"{where}: '{path}' is no workdir of an 'mmjax train' run (no checkpoints in it), and no Hugging Face folder "
+        "(no config.json)."
+    )

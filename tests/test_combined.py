@@ -10,8 +10,9 @@ import pytest
 from mmjax import cli
 from mmjax.config import merge
 from mmjax.experiment import from_mapping, load
-from mmjax.initialisation import InitConfig, source_of
+from mmjax.init_config import InitConfig
 from mmjax.trained import open_trained
+from mmjax.workdir import source_of
 from tests.pretrained.with_processor import complete, tokenizer_json
 
 

@@ -25,7 +25,9 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
     from mmjax.data.processor import Processor
     from mmjax.doctor import versions
     from mmjax.experiment import from_mapping
+    from mmjax.inheritance import inherit
     from mmjax.pretrained.folder import open_folder
+    from mmjax.workdir import source_of
 
     if (workdir / "checkpoints").exists():
         raise ConfigError(f"--workdir: '{workdir}' holds a run already. Expected a new folder.")
@@ -37,9 +39,9 @@ def import_folder(path: str, workdir: Path, overrides: Mapping[str, str]) -> int
         "train": {"steps": 1},
         "eval": {"batch_size": _BATCH},
     }
-    mapping = initialisation.inherit(merge(whole, nest(overrides)))
+    mapping = inherit(merge(whole, nest(overrides)))
     config = from_mapping(mapping)
-    source = initialisation.source_of(config.init, config.processor.tokenizer.path, config.data.root)
+    source = source_of(config.init, config.processor.tokenizer.path, config.data.root)
     start = initialisation.processor_start(config, source)
     processor = Processor.fit(config.processor, [], frozenset(), start=start)
     initialisation.check_processor(config, source, processor)

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a source of parameters, model settings and processor (see `mmjax/initialisation.py`)."""
+"""A Hugging Face folder as a source of parameters, model settings and processor (see `mmjax/init_config.py`)."""
 
 from __future__ import annotations
 
