@@ -55,7 +55,7 @@ def sets(tmp_path_factory):
     bert = complete("bert", clip.parent / "bert")
     public = {
         "warm_start": {"init.patch_encoder": str(clip), "init.decoder": str(llama)},
-        "flickr8k_minilm": {"init.text_encoder": str(bert)},
+        "flickr8k_minilm": {"init.text_encoder": str(bert), "processor.length": "16"},
     }
     classes = tmp_path_factory.mktemp("cifar10")
     for i, record in enumerate(records):

@@ -19,7 +19,7 @@ MODEL_TYPES = ("bert",)
 CLASSIFIER = "BertForSequenceClassification"
 
 SETTINGS = (*ENCODER, Setting("max_position_embeddings", "length"), Setting("type_vocab_size", "token_types"))
-OURS = {"norm_first": False, "norm_input": True}
+OURS = {"norm_first": False, "norm_input": True, "pool": "cls"}
 
 
 def layer_norm(theirs: str, ours: str) -> Table:
@@ -51,7 +51,11 @@ def read(config: Mapping[str, Any], keys: Collection[str] | None = None) -> Desc
     pooled = not sentence and holds(keys, f"{prefix}pooler.dense.weight", pools)
     classifies = written == CLASSIFIER and pooled
     labels = labels_of(config) if classifies else ()
-    model = read_settings(SETTINGS, config) | OURS | {"pooler": "tanh" if pooled else "none", "pool": sentence or "cls"}
+    model = (
+        read_settings(SETTINGS, config)
+        | OURS
+        | {"pooler": "tanh" if pooled else "none", "pool": sentence or OURS["pool"]}
+    )
     tied = ("cls.predictions.decoder.weight",)
     body = (
         *same("embeddings.position_embeddings.weight", "embed/position"),
