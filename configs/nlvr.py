@@ -3,8 +3,8 @@
     mmjax train --config configs/nlvr.py --workdir runs/nlvr --config.data.root=PATH
 
 PATH holds `dev.json` and `images/`. A fifth is held out; examples that share a sentence or a drawing stay on one side.
-2 CPU cores, 10 minutes; expected validation accuracy: about that of "true" to everything (55 %), for 249 sentences are
-too few to learn from. The same task, learnable: `configs/scenes_truth.py`.
+2 CPU cores, 3 minutes; expected validation accuracy 58 % (52 to 64), that of one answer to everything 56 %: 249 sentences
+are too few to learn from. The same task, learnable: `configs/scenes_truth.py`.
 """
 
 from ml_collections import ConfigDict
