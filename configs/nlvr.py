@@ -3,7 +3,7 @@
     mmjax train --config configs/nlvr.py --workdir runs/nlvr --config.data.root=PATH
 
 PATH holds `dev.json` and `images/`. A fifth is held out; examples that share a sentence or a drawing stay on one side.
-2 CPU cores, 3 minutes; expected validation accuracy 58 % (52 to 64), that of one answer to everything 56 %: 249 sentences
+2 CPU cores, 3 minutes; expected validation accuracy 58 % (52 to 64), one answer to everything 56 %: 249 sentences
 are too few to learn from. The same task, learnable: `configs/scenes_truth.py`.
 """
 
