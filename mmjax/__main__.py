@@ -1,7 +1,16 @@
-"""`python -m mmjax` is the command `mmjax`."""
+"""The command `mmjax`, and `python -m mmjax`."""
 
 import sys
 
-from mmjax.cli import main
+from mmjax import huge_pages
 
-sys.exit(main())
+
+def run() -> None:
+    huge_pages.ask()
+    from mmjax.cli import main
+
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

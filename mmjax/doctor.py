@@ -10,6 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mmjax import huge_pages
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers",
             "tensorflow-cpu", "tensorflow", "tensorflow-datasets", "array_record",
             "clu", "ml_collections", "tensorboard", "pillow")  # fmt: skip
@@ -28,7 +30,7 @@ def versions() -> dict[str, str]:
 
 def doctor() -> int:
     """Prints one line a check, with "ok" or what to do; returns 0 when all passed and 1 otherwise."""
-    checks = [_python(), _packages(), _devices(), _collectives(), _tensorflow(), *_folders()]
+    checks = [_python(), _packages(), _huge_pages(), _devices(), _collectives(), _tensorflow(), *_folders()]
     for passed, name, text in checks:
         print(f"{'ok  ' if passed else 'FAIL'}  {name:<14} {text}")
     return 0 if all(passed for passed, _, _ in checks) else 1
@@ -36,6 +38,10 @@ def doctor() -> int:
 
 def _python() -> tuple[bool, str, str]:
     return True, "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _huge_pages() -> tuple[bool, str, str]:
+    return True, "huge pages", huge_pages.found()
 
 
 def _packages() -> tuple[bool, str, str]:
