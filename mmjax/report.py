@@ -265,7 +265,9 @@ def _draw(path: str | Path, groups: Mapping[str, Series], dotted: set[str]) -> N
         page.subplots(len(groups), squeeze=False, sharex=True)[:, 0], groups.items(), strict=True
     ):
         for name, (steps, values) in group.items():
-            axes.plot(steps, values, marker="o" if name in dotted else None, markersize=4, linewidth=1.5, label=name)
+            style = ("-", "--", ":")[len(axes.lines) // 10 % 3]  # the ten colours begin anew
+            marker = "o" if name in dotted else None
+            axes.plot(steps, values, style, marker=marker, markersize=4, linewidth=1.5, label=name)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.grid(color="#e4e7ea", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)

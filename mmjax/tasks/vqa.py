@@ -168,5 +168,6 @@ class VQA(Task):
         for qa, answer in zip(record.get("qa", ()), outputs["answer"][row], strict=False):
             truth = qa.get("answers", ())
             right = score(str(answer), truth) >= 0.5 if truth else None
-            lines.append((f"{qa['question']} {answer}" + (f" ({truth[0]})" if right is False else ""), right))
+            asked = qa["question"] if qa["question"].endswith("?") else f"{qa['question']}:"  # a statement to judge
+            lines.append((f"{asked} {answer}" + (f" ({truth[0]})" if right is False else ""), right))
         return lines
