@@ -8,7 +8,8 @@ PATH is a folder of class folders. A tenth of the pictures is held out. Instead 
     the head alone (linear probe)   --config.optimizer.train="('head_.*',)" --config.optimizer.layer_decay="()"
     LoRA and the head               --config.adapt.lora="('patch_encoder/.*',)" --config.optimizer.train="('head_.*',)"
 
-and without init.path all from scratch. 2 CPU cores, 5 minutes; expected validation accuracy 57 % (chance 10 %).
+and without init.path all from scratch. 2 CPU cores, 5 minutes; expected validation accuracy 57 % (head alone 50, LoRA
+53, chance 10 %).
 """
 
 from ml_collections import ConfigDict
