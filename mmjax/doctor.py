@@ -1,4 +1,4 @@
-"""What is installed, which devices answer, and whether the folders can be written."""
+"""What is installed, whether memory comes in huge pages, which devices answer, and whether folders can be written."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_OWN = Path("/proc/self/smaps_rollup")
 
 
 def ask() -> None:
@@ -27,15 +28,15 @@ def ask() -> None:
 
 def found() -> str:
     """Whether this process gets them, in words, and why not."""
-    if not _SYSTEM.is_file():
+    if not _SYSTEM.is_file() or not _OWN.is_file():
         return "none: not Linux, or a kernel without them"
     block = bytearray(32 << 20)
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    lines = _OWN.read_text().splitlines()
     size = next((line.split()[1] for line in lines if line.startswith("AnonHugePages")), "0")
     del block
     if int(size) >= 16 << 10:
         return "in use"
     return (
         f"not in use ({VARIABLE} is '{os.environ.get(VARIABLE, '')}', {_SYSTEM} says '{_SYSTEM.read_text().strip()}'): "
-        "training on a CPU is slower"
+        "training on a CPU is slower. glibc needs 2.35 for it."
     )

@@ -1,6 +1,7 @@
 """Huge pages: asked for once, what the environment says already is kept, arguments too."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ def test_a_process_begins_anew_with_huge_pages_and_its_own_arguments():
     system = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not system.is_file() or "[never]" in system.read_text():
         pytest.skip("this kernel gives no huge pages")
+    library, version = platform.libc_ver()
+    if library != "glibc" or [*map(int, version.split("."))] < [2, 35]:
+        pytest.skip("this C library cannot ask for huge pages (glibc can from 2.35 on)")
     found, arguments = _run("glibc.malloc.arena_max=2")
     assert found == "in use" and arguments == "['-c', 'two words', \"--flag=('a',)\"]"
     if "[madvise]" in system.read_text():
