@@ -2,8 +2,8 @@
 
     mmjax train --config configs/scenes_truth.py --workdir runs/scenes_truth
 
-2 slow CPU cores, 22 minutes; expected validation accuracy 94 %; question only 50 %, by construction. At twice the
-rate sentences got stuck (85 % after 400 steps, 78 % after 1,200).
+2 CPU cores (slow ones: AVX2), 22 minutes; expected validation accuracy 94 %; question only 50 %, by construction.
+At twice the rate sentences got stuck (85 % after 400 steps, 78 % after 1,200).
 `truth_unseen` shows colour-shape pairs that training never showed. NLVR's human sentences: `configs/nlvr.py`.
 """
 
