@@ -18,7 +18,8 @@ from mmjax.data.mixture import Mixture
 from mmjax.data.packed import make_pipeline, packed_processor
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.processor import Processor
-from mmjax.data.sources import Source, open_source
+from mmjax.data.sources import Source
+from mmjax.data.sources.opening import open_source
 from mmjax.data.splits import holdout, overlap
 from mmjax.errors import ConfigError
 from mmjax.experiment import Config, StageConfig

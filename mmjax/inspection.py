@@ -16,7 +16,8 @@ from mmjax.data import answers, chat
 from mmjax.data.image_files import PictureError, examine
 from mmjax.data.images import ImageSettings
 from mmjax.data.processor import Processor, ProcessorConfig
-from mmjax.data.sources import Record, Source, SourceConfig, open_source, sniffing
+from mmjax.data.sources import Record, Source, SourceConfig, sniffing
+from mmjax.data.sources.opening import open_source
 from mmjax.data.survey import FIELD_OF, Survey
 from mmjax.data.tokenizer import Tokenizer, TokenizerConfig
 from mmjax.errors import ConfigError
@@ -78,7 +79,7 @@ def inspect(
     """
     config = SourceConfig(path=path, root=root, split=split, format=format, max_bad_fraction=0.99)
     source = open_source(config, "PATH")
-    kind = format if format != "auto" else sniffing.sniff(Path(path), "PATH").NAME
+    kind = format if format != "auto" else sniffing.sniff(Path(path), "PATH")[0].NAME
     found = _read(source)
     survey = Survey.of([source])
     vocabulary = _tokenizer(source, survey, tokenizer)

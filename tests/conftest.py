@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Tiny programs take longer to compile than to run: LLVM does not optimise them (half the time of the suite).
@@ -14,6 +16,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
+
+
+def pytest_configure(config):
+    """Compiled programs are shared by the workers and by all commands that tests start; none outlives the suite."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="mmjax-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +60,7 @@ def tiny_set(tmp_path_factory):
     return folder
 
 
-TOWER = {"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64}
+TOWER = {"width": 32, "depth": 1, "heads": 2, "mlp_dim": 64}
 TASKS = {
     "contrastive": {"kind": "contrastive"},
     "contrastive_softmax": {"kind": "contrastive", "loss_kind": "softmax"},
@@ -113,7 +123,7 @@ def small(tiny_mapping):
 
     def make(over=None, **overrides):
         mapping = tiny_mapping("classification", **overrides)
-        mapping["model"] = {"patch_encoder": {**TOWER, "depth": 1, "patch": 8}}
+        mapping["model"] = {"patch_encoder": {**TOWER, "patch": 8}}
         mapping["mesh"] = {"fsdp": 8}
         mapping["optimizer"] = {"lr": 0.01, "warmup": "0 steps"}
         return merge(mapping, over or {})

@@ -79,8 +79,6 @@ def test_what_cannot_be_adapted_is_an_error(over, message, small, base, run_file
 @pytest.mark.slow
 def test_another_vocabulary_under_kept_embeddings_is_refused(tiny_mapping, tmp_path, run_file, capsys):
     mapping = tiny_mapping("contrastive", train__steps=1)
-    for tower in ("patch_encoder", "text_encoder"):
-        mapping["model"][tower]["depth"] = 1
     mapping["model"] |= {"decoder": None, "fusion": {"name": "none"}}
     mapping["mesh"] = {"data": 0}
     command = ["train", "--config", str(run_file(mapping)), "--workdir"]

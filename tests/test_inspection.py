@@ -41,7 +41,8 @@ def test_every_format_has_a_golden_file():
 def test_the_config_lines_open_what_was_inspected(tmp_path, monkeypatch):
     from ml_collections import ConfigDict
 
-    from mmjax.data.sources import SourceConfig, open_source
+    from mmjax.data.sources import SourceConfig
+    from mmjax.data.sources.opening import open_source
 
     monkeypatch.chdir(tmp_path)
     said = inspection.inspect(format_samples.jsonl(tmp_path))

@@ -77,15 +77,13 @@ def assert_same(one, other, bound=1e-5):
 
 @pytest.fixture(scope="module")
 def setup(tiny_mapping):
-    """mesh name -> a run with every task; one layer a tower, for each layer lies on the mesh as the next."""
+    """mesh name -> a run with every task; a tower has one layer, for the next would lie on the mesh as it does."""
     kept = {}
 
     def of(mesh):
         if mesh not in kept:
             mapping = tiny_mapping(*TASKS)
             mapping["mesh"] = MESHES[mesh]
-            for tower in TOWERS:
-                mapping["model"][tower]["depth"] = 1
             kept[mesh] = Setup(mapping)
         return kept[mesh]
 
@@ -109,6 +107,8 @@ def test_loss_and_gradients_are_equal_on_every_mesh(setup, reference, task, mesh
 def test_scan_over_layers_gives_the_same_gradients(tiny_mapping):
     tasks = "contrastive", "captioning", "vqa"
     mapping = tiny_mapping(*tasks)
+    for tower in TOWERS:
+        mapping["model"][tower]["depth"] = 2
     loop = Setup(mapping).gradient()
     for tower in TOWERS:
         mapping["model"][tower]["scan"] = True
@@ -133,8 +133,7 @@ def talk(tiny_mapping):
         if (memory, mesh) not in kept:
             mapping = tiny_mapping("chat", data__train__path="talks.json", processor__chat_length=40)
             mapping["mesh"] = MESHES[mesh]
-            mapping["model"]["decoder"] |= {"memory": memory, "depth": 1}
-            mapping["model"]["patch_encoder"]["depth"] = 1
+            mapping["model"]["decoder"]["memory"] = memory
             mapping["model"] |= {"text_encoder": None, "fusion": {"name": "none"}}
             kept[memory, mesh] = Setup(mapping)
         return kept[memory, mesh]
@@ -249,8 +248,6 @@ def test_parameters_start_the_same_on_every_mesh(tiny_mapping):
     for mesh in ("one", "mixed"):
         mapping = tiny_mapping("vqa")
         mapping["mesh"] = MESHES[mesh]
-        for tower in TOWERS:
-            mapping["model"][tower]["depth"] = 1
         s = Setup(mapping)
         states.append(jax.device_get(assemble.initial_state(s.config, s.model, s.plan)["params"]))
     for name, value in states[0].items():

@@ -24,7 +24,8 @@ from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
 from mmjax.data.patches import cut, joined
 from mmjax.data.survey import FIELD_OF, Survey, number
-from mmjax.data.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
+from mmjax.data.tokenizer import Tokenizer, TokenizerConfig
+from mmjax.data.vocabularies import open_tokenizer
 from mmjax.errors import ConfigError
 
 if TYPE_CHECKING:

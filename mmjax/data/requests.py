@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmjax.data.sources import Record, Source, SourceConfig, folder, open_source, sniffing
+from mmjax.data.sources import Record, Source, SourceConfig, folder, sniffing
 from mmjax.data.sources.fields import NAMES
+from mmjax.data.sources.opening import open_source
 from mmjax.data.sources.pictures import EXTENSIONS, Line, infer_root
 from mmjax.data.sources.table import separator
 from mmjax.errors import ConfigError
@@ -49,7 +50,7 @@ def open_requests(path: str, root: str, where: str) -> Source:
     Pictures that are missing or broken are found when they are read.
     """
     file = Path(path)
-    if file.is_dir() and sniffing.sniff(file, where) is folder:
+    if file.is_dir() and sniffing.claimant(file, b"") is folder:
         names = sorted(name for name in folder.files_below(file) if Path(name).suffix.lower() in EXTENSIONS)
         if not names:
             raise ConfigError(f"{where}: no picture below '{file}'. Expected {', '.join(sorted(EXTENSIONS))} files.")

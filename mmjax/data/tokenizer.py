@@ -215,24 +215,6 @@ class Tokenizer:
         return Tokenizer(tokenizers.Tokenizer.from_str(value["tokenizer_json"]), Special(**value["special"]), **options)
 
 
-def open_tokenizer(config: TokenizerConfig, texts: Sequence[str], where: str, base: str = "") -> Tokenizer:
-    """Trains or reads the tokenizer that `config` names, and checks it on `texts`, the run's own.
-
-    Args:
-      where: path of `config` for messages.
-      base: folder that a relative `config.path` starts from.
-    """
-    config.check(where)
-    if config.path:
-        from mmjax.data.vocabularies import read
-
-        tokenizer = read(config, where, base)
-        if texts:
-            tokenizer.check(texts, where)
-        return tokenizer
-    return train_bpe(texts, config.vocab_size, config.lower, config.added)
-
-
 def train_bpe(texts: Iterable[str], vocab_size: int, lower: bool, added: Sequence[str] = ()) -> Tokenizer:
     """A byte-level BPE of at most `vocab_size` tokens: nothing is unknown. Reserved tokens round the size up to 64."""
     from tokenizers import Tokenizer as Backend

@@ -1,6 +1,6 @@
-"""Readers of published vocabularies: BERT, CLIP, GPT-2 (and RoBERTa), SentencePiece, tokenizer.json.
+"""Opens a vocabulary, or has one trained; reads BERT's, CLIP's, GPT-2's (RoBERTa's), SentencePiece, tokenizer.json.
 
-Built with the `tokenizers` library alone: in transformers 5 `BertTokenizer(vocab_file=...)` and its like fail silently
+Read with the `tokenizers` library alone: in transformers 5 `BertTokenizer(vocab_file=...)` and its like fail silently
 (all unknown). The layouts follow transformers' `convert_slow_tokenizer.py`; the tests compare the ids with transformers
 and sentencepiece themselves.
 """
@@ -10,17 +10,34 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from mmjax.data.tokenizer import IMAGE, Special, Tokenizer, TokenizerConfig, read_special, special_of
+from mmjax.data.tokenizer import IMAGE, Special, Tokenizer, TokenizerConfig, read_special, special_of, train_bpe
 from mmjax.errors import ConfigError
 
 _CLIP_MERGES = (
     49152 - 256 - 2
 )  # the published list is longer; the release uses its head (simple_tokenizer.py of OpenAI's CLIP)
+
+
+def open_tokenizer(config: TokenizerConfig, texts: Sequence[str], where: str, base: str = "") -> Tokenizer:
+    """Trains or reads the tokenizer that `config` names, and checks it on `texts`, the run's own.
+
+    Args:
+      where: path of `config` for messages.
+      base: folder that a relative `config.path` starts from.
+    """
+    config.check(where)
+    if config.path:
+        tokenizer = read(config, where, base)
+        if texts:
+            tokenizer.check(texts, where)
+        return tokenizer
+    return train_bpe(texts, config.vocab_size, config.lower, config.added)
 
 
 def read(config: TokenizerConfig, where: str, base: str = "") -> Tokenizer:

@@ -15,7 +15,8 @@ from mmjax.data.mixture import Mixture
 from mmjax.data.packed import PackedPipeline, make_pipeline, pack, packed_processor
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.processor import Processor, ProcessorConfig
-from mmjax.data.sources import SourceConfig, Subset, open_source
+from mmjax.data.sources import SourceConfig, Subset
+from mmjax.data.sources.opening import open_source
 from mmjax.data.sources.packed import PackedSource
 from mmjax.errors import ConfigError
 
@@ -220,7 +221,8 @@ sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # an impo
 from pathlib import Path
 from mmjax.data.packed import make_pipeline
 from mmjax.data.processor import Processor
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 source = open_source(SourceConfig(path={str(folder)!r}), "config.data.train")
 processor = Processor.from_json(source.meta["processor"])
 for train in (True, False):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mmjax.data.tokenizer import Special, Tokenizer, TokenizerConfig, open_tokenizer, special_of, train_bpe
+from mmjax.data.tokenizer import Special, Tokenizer, TokenizerConfig, special_of, train_bpe
+from mmjax.data.vocabularies import open_tokenizer
 from mmjax.errors import ConfigError
 
 TEXTS = ["A red circle left of a blue square.", "Two green dogs running", "a café naïve, 東京"] * 3

@@ -66,14 +66,12 @@ def claims(path: Path, head: bytes) -> bool:
 
 
 def open_source(path: Path, config: SourceConfig, where: str) -> Source:
-    """Opens a folder: through its annotation file, with the captions beside the pictures, or labelled by class folders.
+    """Opens a folder with captions beside its pictures, labelled by class folders, or of pictures alone.
 
     Raises ConfigError where it is not clear which of these it is, and for a folder without pictures.
     """
     files = files_below(path)
-    pictures = sorted(name for name in files if _extension(name) in EXTENSIONS)
-    if config.format != "folder" and (about := _annotations(path, files, pictures, where)):
-        return _open_through(path / about, config, where)
+    pictures = _pictures(files)
     if config.root or config.fields:
         given = "root" if config.root else "fields"
         raise ConfigError(
@@ -120,20 +118,28 @@ def files_below(root: Path) -> dict[str, int]:
     return found
 
 
-def _annotations(path: Path, files: Iterable[str], pictures: list[str], where: str) -> str:
-    """The one file about the pictures, "" where there is none. ConfigError where there are several, or deeper ones."""
+def _pictures(files: Iterable[str]) -> list[str]:
+    return sorted(name for name in files if _extension(name) in EXTENSIONS)
+
+
+def annotations_of(path: Path, where: str) -> Path | None:
+    """The one file about the pictures of a folder, None where there is none. ConfigError where there are several, or
+    deeper ones.
+    """
+    files = files_below(path)
+    pictures = _pictures(files)
     stems = {_stem(name) for name in pictures}  # x.json beside x.jpg is about x.jpg, and of no format here
     lists = sorted(name for name in files if _extension(name) in (*LISTS, ".json") and _stem(name) not in stems)
     near = [name for name in lists if name.removeprefix("annotations/").count("/") == 0]
     found = [name for name in near if _says(path / name)]
     if len(found) == 1:
-        return found[0]
+        return path / found[0]
     if found := found or list(islice((name for name in lists if _says(path / name)), 8)):
         plain = f"; or, for the pictures alone, {where}.format to folder" if pictures else ""
         raise ConfigError(
             f"{where}.path: '{path}' is a folder with {', '.join(found)}. Set {where}.path to the one to open{plain}."
         )
-    return ""
+    return None
 
 
 def _says(file: Path) -> bool:
@@ -143,12 +149,6 @@ def _says(file: Path) -> bool:
     head = head_of(file)
     kinds = (coco, vqav2, easy_vqa, conversations, nlvr)
     return any(kind.claims(file, head) for kind in kinds) or not set(NAMES["image"]).isdisjoint(first_keys(head))
-
-
-def _open_through(path: Path, config: SourceConfig, where: str) -> Source:
-    from mmjax.data.sources import sniffing  # which imports this module
-
-    return sniffing.sniff(path, where).open_source(path, config, where)
 
 
 def _check_pairs(root: Path, pictures: list[str], paired: list[bool], texts: Mapping[str, str]) -> None:

@@ -69,14 +69,18 @@ OTHERS = (
 )
 
 
-def sniff(path: Path, where: str) -> Format:
-    """The format of a path. `where` is the config path of the source, for messages.
+def sniff(path: Path, where: str) -> tuple[Format, Path]:
+    """The format of a path, and the path to open it at: a folder with a file about its pictures is opened at that file.
+    `where` is the config path of the source, for messages.
 
     Raises ConfigError where there is nothing, or nothing that can be read: it says what it looks like.
     """
     head = head_of(path)
-    if kind := _first(path, head):
-        return kind
+    kind = claimant(path, head)
+    if kind is folder and (about := folder.annotations_of(path, where)):
+        return sniff(about, where)
+    if kind:
+        return kind, path
     raise ConfigError(_unreadable(path, head, where))
 
 
@@ -91,7 +95,7 @@ def by_name(name: str, path: Path, where: str) -> Format:
             f"{where}.format: found '{name}', expected auto or one of {', '.join(names)}.{did_you_mean(name, names)}"
         )
     head, wanted = head_of(path), names[name]
-    found = _first(path, head)
+    found = claimant(path, head)
     if found is None and (_other(head) or not head.strip() or wanted is folder):
         raise ConfigError(_unreadable(path, head, where))
     if found is None or _claims(wanted, path, head):
@@ -103,7 +107,8 @@ def by_name(name: str, path: Path, where: str) -> Format:
     )
 
 
-def _first(path: Path, head: bytes) -> Format | None:
+def claimant(path: Path, head: bytes) -> Format | None:
+    """The first format that claims a path; head: the first bytes of a file, else b""."""
     if os.path.isfile(path) and not head.strip() or head.startswith(LFS):
         return None
     return next((kind for kind in FORMATS if _claims(kind, path, head)), None)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.errors import ConfigError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"

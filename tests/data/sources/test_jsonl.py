@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.errors import ConfigError
 
 

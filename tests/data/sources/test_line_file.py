@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mmjax.data.sources import SourceConfig, line_file, open_source
+from mmjax.data.sources import SourceConfig, line_file
+from mmjax.data.sources.opening import open_source
 from mmjax.data.sources.pictures import Groups
 from mmjax.errors import ConfigError
 

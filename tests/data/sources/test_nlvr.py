@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.data.splits import holdout
 from mmjax.errors import ConfigError
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmjax.data.sources import SourceConfig, open_source, parquet_copies
+from mmjax.data.sources import SourceConfig, parquet_copies
+from mmjax.data.sources.opening import open_source
 from mmjax.errors import ConfigError
 
 HF = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

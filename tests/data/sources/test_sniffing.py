@@ -58,7 +58,7 @@ COCO = {"info": {}, "images": [{"id": 1, "file_name": "a.jpg"}], "annotations": 
 def test_a_path_tells_its_format(tmp_path, name, content, kind):
     path = write(tmp_path, name, content)
     path = tmp_path / "d" if name.startswith("d/") else path
-    assert {sniff(path, WHERE).NAME, by_name(kind, path, WHERE).NAME} == {kind}
+    assert {sniff(path, WHERE)[0].NAME, by_name(kind, path, WHERE).NAME} == {kind}
 
 
 def test_formats_have_a_name_each_and_ask_without_fail(tmp_path):
@@ -87,8 +87,8 @@ def test_formats_have_a_name_each_and_ask_without_fail(tmp_path):
 
 def test_a_pattern_of_shards_is_no_missing_file(tmp_path):
     write(tmp_path, "00000.tar", b"\0" * 1024)
-    assert sniff(tmp_path / "{00000..00003}.tar", WHERE).NAME == "webdataset"
-    assert sniff(tmp_path / "00000.tar::more" / "00001.tar", WHERE).NAME == "webdataset"
+    assert sniff(tmp_path / "{00000..00003}.tar", WHERE)[0].NAME == "webdataset"
+    assert sniff(tmp_path / "00000.tar::more" / "00001.tar", WHERE)[0].NAME == "webdataset"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_pattern_of_shards_is_no_missing_file(tmp_path):
 def test_what_no_format_reads_is_named(tmp_path, name, content, message):
     path = write(tmp_path, name, content)
     if message is None:  # a whole object in the first line: jsonl, which names what is wrong below
-        assert sniff(path, WHERE).NAME == "jsonl"
+        assert sniff(path, WHERE)[0].NAME == "jsonl"
         return
     with pytest.raises(ConfigError, match=message):
         sniff(path, WHERE)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmjax.data.sources import SourceConfig, Subset, open_source
+from mmjax.data.sources import SourceConfig, Subset
+from mmjax.data.sources.opening import open_source
 from mmjax.errors import ConfigError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.errors import ConfigError
 
 CAPTIONED = [

@@ -13,7 +13,8 @@ from etils import epath
 from PIL import Image
 
 from mmjax.data.scenes import make_record
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.errors import ConfigError
 
 NAME = "full_32px_16train"
@@ -153,7 +154,7 @@ def test_the_newest_version_is_taken_and_variants_are_named(prepared, tmp_path, 
 def test_reading_imports_no_tensorflow(cache):
     opened()
     code = (
-        "import sys; from mmjax.data.sources import SourceConfig, open_source;"
+        "import sys; from mmjax.data.sources import SourceConfig; from mmjax.data.sources.opening import open_source;"
         f"open_source(SourceConfig(path='tfds:scenes/{NAME}'), 'config.data.train')[0];"
         "sys.exit('tensorflow' in sys.modules)"
     )

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from mmjax.data.ranges import Ranges
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.data.sources.tfrecord import TfRecords, parse_example
 from mmjax.errors import ConfigError
 
@@ -208,7 +209,7 @@ def test_damage_is_named(tmp_path):
 def test_no_tensorflow_is_imported(tmp_path):
     path = write(tmp_path / "a.tfrecord", example(image=JPEG, caption="x"))
     code = (
-        "import sys; from mmjax.data.sources import SourceConfig, open_source;"
+        "import sys; from mmjax.data.sources import SourceConfig; from mmjax.data.sources.opening import open_source;"
         f"open_source(SourceConfig(path={str(path)!r}), 'config.data.train')[0];"
         "sys.exit('tensorflow' in sys.modules)"
     )

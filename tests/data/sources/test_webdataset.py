@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mmjax.data.ranges import Ranges
-from mmjax.data.sources import SourceConfig, open_source
+from mmjax.data.sources import SourceConfig
+from mmjax.data.sources.opening import open_source
 from mmjax.data.sources.webdataset import members
 from mmjax.errors import ConfigError
 
