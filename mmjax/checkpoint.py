@@ -29,6 +29,7 @@ from mmjax.config import choice
 from mmjax.errors import ConfigError, did_you_mean
 
 JSON_ITEMS = ("data", "meta", "processor")
+_LESS_IS_BETTER = ("loss", "perplexity", "rmse", "mae")
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +40,10 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 class SaveFailed(RuntimeError):
     """A checkpoint could not be written; raised at the next call after an asynchronous save."""
+
+
+class NoSuchFigure(ConfigError):
+    """`checkpoint.best` names a figure that no evaluation gives."""
 
 
 class Restored(NamedTuple):
@@ -54,7 +59,9 @@ class Restored(NamedTuple):
 class CheckpointConfig:
     """Attributes:
     every: between saves (a duration: "10%", "500 steps", "1 epoch").
-    keep_latest: newest checkpoints kept; keep_best: also the best ones by the metric `best` ("" = none), `best_mode`.
+    keep_latest: newest checkpoints kept; keep_best: also the best ones by the figure `best` ("" = none).
+    best_mode: whether more ("max") or less ("min") of it is better; "" knows by its name: less loss, perplexity, rmse
+      and mae, more of all else.
     asynchronous: write in the background while training goes on.
     """
 
@@ -62,7 +69,7 @@ class CheckpointConfig:
     keep_latest: int = 2
     keep_best: int = 1
     best: str = ""
-    best_mode: str = choice("max", "min")
+    best_mode: str = choice("", "max", "min")
     asynchronous: bool = True
 
     def check(self, where: str) -> None:
@@ -70,6 +77,11 @@ class CheckpointConfig:
             raise ConfigError(f"{where}.keep_latest: found {self.keep_latest}, expected 1 or more.")
         if self.keep_best < (1 if self.best else 0):
             raise ConfigError(f"{where}.keep_best: found {self.keep_best}, expected 1 or more with best='{self.best}'.")
+
+
+def direction(best: str, mode: str = "") -> str:
+    """ "max" or "min": what is better of the figure `best`, by its name where `mode` does not say."""
+    return mode or ("min" if best.rsplit("/")[-1] in _LESS_IS_BETTER else "max")
 
 
 class Checkpointer:
@@ -98,7 +110,7 @@ class Checkpointer:
             keep.append(
                 checkpoint_managers.BestN(
                     get_metric_fn=lambda metrics: metrics[config.best],
-                    reverse=config.best_mode == "min",
+                    reverse=direction(config.best, config.best_mode) == "min",
                     n=config.keep_best,
                     keep_checkpoints_without_metrics=False,  # the default keeps every one of them forever
                 )
@@ -108,7 +120,7 @@ class Checkpointer:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             # Without best_fn Orbax neither stores metrics nor knows a best step.
             best_fn=(lambda metrics: metrics[config.best]) if config.best else None,
-            best_mode=config.best_mode,
+            best_mode=direction(config.best, config.best_mode),
             enable_async_checkpointing=config.asynchronous,
             # Made in the background, a folder that cannot be made is noticed only by a timeout of five minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -172,13 +184,18 @@ class Checkpointer:
         best = self.config.best
         if not best or metrics is None:
             return None
-        if best not in metrics:
-            near = did_you_mean(best, metrics)
-            raise ConfigError(
-                f"config.checkpoint.best: no metric '{best}'; there are {', '.join(sorted(metrics))}.{near}"
-            )
+        self.check_best(metrics)
         value = float(metrics[best])
         return {best: value} if math.isfinite(value) else None  # a NaN would sort anywhere
+
+    def check_best(self, metrics: Mapping[str, float]) -> None:
+        """Raises NoSuchFigure where `config.best` is set, and is none of these figures."""
+        best = self.config.best
+        if best and best not in metrics:
+            near = did_you_mean(best, metrics)
+            raise NoSuchFigure(
+                f"config.checkpoint.best: no figure '{best}'; there are {', '.join(sorted(metrics))}.{near}"
+            )
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first; a save that is still under way is not among them."""
@@ -201,6 +218,7 @@ class Checkpointer:
         best, mode = best or self.config.best, mode or self.config.best_mode
         if not best:
             return None
+        mode = direction(best, mode)
         found = {s: self._figures(s).get(best) for s in self.steps()}
         sign = 1 if mode == "max" else -1
         return max((s for s, v in found.items() if v is not None), key=lambda s: (sign * found[s], s), default=None)

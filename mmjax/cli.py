@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--root", default="", help="where relative pictures of --input are looked for")
     predict.add_argument("--question", help="asked about every picture")
     predict.add_argument("--labels", help="comma-separated texts, ranked by how well they fit each picture")
+    predict.add_argument("--answers", help="comma-separated: the decoder chooses the likeliest, in place of writing")
     predict.add_argument("--out", type=Path, help="a jsonl of results; a second run goes on where it ends")
     predict.add_argument("--panel", type=Path, help="a PNG of the first pictures and what is said of them")
 
@@ -165,7 +166,8 @@ def _train(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     if code == 0 and (known.compare or config.init.path and config.data.test):
         from mmjax.comparison import compare_run
 
-        return compare_run(known.workdir, {}, config.data)
+        base = {"init.path": config.init.path} if config.init.path else {}  # where it lies now, if it has moved
+        return compare_run(known.workdir, base, config.data)
     return code
 
 
@@ -190,7 +192,7 @@ def _merge(known: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
     from mmjax.predict import Request, predict
 
-    labels = tuple(t.strip() for t in known.labels.split(",") if t.strip()) if known.labels else ()
+    labels, answers = _texts(known.labels), _texts(known.answers)
     return predict(
         known.workdir,
         known.checkpoint,
@@ -198,10 +200,15 @@ def _predict(known: argparse.Namespace, overrides: dict[str, str]) -> int:
         images=known.image,
         source=known.input,
         root=known.root,
-        request=Request(known.question or "", labels),
+        request=Request(known.question or "", labels, answers),
         out=known.out,
         panel=known.panel,
     )
+
+
+def _texts(given: str | None) -> tuple[str, ...]:
+    """Comma-separated texts."""
+    return tuple(text.strip() for text in (given or "").split(",") if text.strip())
 
 
 def _import(known: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -20,6 +20,7 @@ from mmjax.evaluators import Figure
 from mmjax.evaluators.intervals import by_cluster, mcnemar, quantiles, resample, swap_test
 from mmjax.predictions import read_figures
 from mmjax.table import columns
+from mmjax.tasks import Task
 
 _TESTS = "p: McNemar's exact test (*) where a row is right or wrong, else 10,000 random swaps of before and after."
 
@@ -189,6 +190,12 @@ def compare(before: Path | None, after: Path, overrides: Mapping[str, str]) -> i
     return 0
 
 
+def _writes_as(new: Task, old: Task) -> Task:
+    """`old`, whose texts are written as those of `new`: else a change of the beams would look like one of the model."""
+    same = hasattr(new, "generation") and hasattr(old, "generation")
+    return dataclasses.replace(old, generation=new.generation) if same else old
+
+
 def _compare_runs(before: Path, after: Path, overrides: Mapping[str, str]) -> int:
     from mmjax import assemble
     from mmjax.trained import open_trained, sets_to_judge
@@ -197,12 +204,13 @@ def _compare_runs(before: Path, after: Path, overrides: Mapping[str, str]) -> in
     old = open_trained(before, "best", {k: v for k, v in overrides.items() if k.split(".")[0] in ("eval", "mesh")})
     data = assemble.open_data(new.config)
     sets = sets_to_judge(new.config, data)
-    shared = {name: task for name, task in old.config.tasks.items() if name in new.config.tasks}
+    shared = {n: _writes_as(new.config.tasks[n], t) for n, t in old.config.tasks.items() if n in new.config.tasks}
     if not shared:
         raise ConfigError(f"--before: it has the tasks {', '.join(old.config.tasks)}, none of those of --after.")
     # The old model sees the new one's sets, in the stream of the same name or else in its first.
     streams = {
-        stream: stream if stream in old.config.data.streams else old.config.first_stream for stream in data.train
+        stream: stream if stream in old.config.data.streams else old.config.first_stream
+        for stream in {*data.train, *(stream for stream, _ in sets.values())}
     }
     told = dataclasses.replace(old.config, tasks=shared)
     first = {streams[stream]: source for stream, source in reversed(data.train.items())}

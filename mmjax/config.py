@@ -25,6 +25,11 @@ def choice(*options: str, default: str | None = None) -> Any:
     return dataclasses.field(default=options[0] if default is None else default, metadata={"options": options})
 
 
+def share(default: float = 0.0) -> Any:
+    """A number field that takes what is at least 0 and below 1."""
+    return dataclasses.field(default=default, metadata={"share": True})
+
+
 def read_file(path: str) -> dict[str, Any]:
     """Runs `get_config()` of a config file and returns it as a plain nested dict."""
     file = Path(path)
@@ -122,8 +127,8 @@ def build(kind: type, value: Any, where: str) -> Any:
         return builder(value, where)
     if dataclasses.is_dataclass(kind):
         return build_dataclass(kind, value, where)
-    if isinstance(value, str) and kind is not str and kind is not Any:
-        value = _parse(value)
+    if kind is not str:
+        value = parsed(value)
     if origin in (dict, Mapping):
         _expect(isinstance(value, Mapping), where, value, "a mapping")
         return {str(k): build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
@@ -147,6 +152,11 @@ def build(kind: type, value: Any, where: str) -> Any:
         _expect(isinstance(value, str), where, value, "text")
         return value
     return value
+
+
+def parsed(value: Any) -> Any:
+    """A command line text as the value that it stands for; anything else as it is."""
+    return _parse(value) if isinstance(value, str) else value
 
 
 def _parse(text: str) -> Any:
@@ -187,6 +197,8 @@ def build_dataclass(kind: type, value: Any, where: str) -> Any:
         if options and built[name] not in options:
             near = did_you_mean(str(built[name]), options)
             raise ConfigError(f"{where}.{name}: found '{built[name]}', expected one of {', '.join(options)}.{near}")
+        if field.metadata.get("share") and not 0 <= built[name] < 1:
+            raise ConfigError(f"{where}.{name}: found {built[name]}, expected a share in [0, 1).")
     made = kind(**built)
     check = getattr(made, "check", None)
     if check is not None:

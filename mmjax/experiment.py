@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmjax.checkpoint import CheckpointConfig
-from mmjax.config import build_dataclass, merge, nest, read_file
+from mmjax.config import build_dataclass, merge, nest, parsed, read_file, share
 from mmjax.data.processor import ProcessorConfig
 from mmjax.data.sets import DataConfig
 from mmjax.errors import ConfigError, did_you_mean
@@ -84,7 +84,7 @@ class TrainConfig:
     epochs: float = 0.0
     examples: int = 0
     accumulate: int = 1
-    ema: float = 0.0
+    ema: float = share()
     early_stop: EarlyStop = EarlyStop()
     seed: int = 0
     log_every: int = 10
@@ -98,8 +98,6 @@ class TrainConfig:
             )
         if self.accumulate < 1:
             raise ConfigError(f"{where}.accumulate: found {self.accumulate}, expected 1 or more.")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"{where}.ema: found {self.ema}, expected a decay in [0, 1).")
 
     def total_steps(self, batch_size: int, rows: int) -> int:
         """Number of updates for batches of `batch_size` rows out of `rows` an epoch."""
@@ -131,10 +129,10 @@ class EvalConfig:
     probe: bool = False
 
     def check(self, where: str) -> None:
-        for share in self.interpolate:
-            if not 0 <= share <= 1:
+        for part in self.interpolate:
+            if not 0 <= part <= 1:
                 raise ConfigError(
-                    f"{where}.interpolate: found {share}, expected shares between 0 (base) and 1 (trained)."
+                    f"{where}.interpolate: found {part}, expected shares between 0 (base) and 1 (trained)."
                 )
 
 
@@ -189,7 +187,7 @@ class Config:
                 "checkpoint.best=validation/vqa/accuracy."
             )
         unread = [n for n in self.data.streams if not self.tasks_of(n)]
-        if unread:
+        if unread and (self.tasks or not self.eval.probe):
             raise ConfigError(
                 f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream."
             )
@@ -220,8 +218,9 @@ class Config:
         return {n: t for n, t in self.tasks.items() if (t.stream or self.first_stream) == stream}
 
     def features_of(self, stream: str) -> frozenset[str]:
-        """All features that the tasks of a stream read."""
-        return frozenset().union(*(t.features for t in self.tasks_of(stream).values()))
+        """All features that the tasks of a stream, and the probe, read."""
+        probed = {"image"} if self.eval.probe else set()
+        return frozenset(probed).union(*(t.features for t in self.tasks_of(stream).values()))
 
 
 def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tuple[Config, dict[str, Any]]:
@@ -237,7 +236,7 @@ def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tup
 
 def from_mapping(mapping: Mapping[str, Any]) -> Config:
     """The checked Config of a nested mapping; a stage's optimizer is the run's with its own keys laid over it."""
-    stages, optimizer = mapping.get("stages"), mapping.get("optimizer") or {}
+    stages, optimizer = parsed(mapping.get("stages")), mapping.get("optimizer") or {}
     if isinstance(stages, Mapping):
         laid = {}
         for name, stage in stages.items():

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmjax.config import build
-from mmjax.data.processor import Processor
+from mmjax.data.processor import AS_THEY_ARE, Processor
 from mmjax.errors import ConfigError
 from mmjax.experiment import Config
 from mmjax.init_config import WHERE, InitConfig
@@ -101,16 +101,17 @@ def _numbers(shape: Sequence[int]) -> int:
 
 
 def processor_start(config: Config, source: Any) -> Processor | None:
-    """The source's processor as this run's is fitted on top of it; without its lists of answers or labels where every
-    head that speaks them begins anew.
+    """The source's processor as this run's is fitted on top of it; without its lists of answers or labels, or the scale
+    of its numbers, where every head that speaks them begins anew.
     """
     if source is None or source.processor is None:
         return None
     start = source.processor
-    for listing, features in (("answers", {"answer"}), ("labels", {"label", "labels"})):
+    spoken = (("answers", {"answer"}, ()), ("labels", {"label", "labels"}, ()), ("values", {"value"}, AS_THEY_ARE))
+    for name, features, none in spoken:
         heads = [n for n, task in config.tasks.items() if task.features & features]
         if all(any(re.fullmatch(p, f"{_HEAD}{n}/logits/kernel") for p in config.init.fresh) for n in heads):
-            start = dataclasses.replace(start, **{listing: ()})
+            start = dataclasses.replace(start, **{name: none})
     if config.processor.tokenizer != build(type(config.processor.tokenizer), source.settings.get("tokenizer", {}), ""):
         start = dataclasses.replace(start, tokenizer=None)
     return start

@@ -53,6 +53,7 @@ class Patterns(tuple):
 
     @classmethod
     def from_config(cls, value: Any, where: str) -> Patterns:
+        value = config_lib.parsed(value)
         pairs = list(value.items()) if isinstance(value, Mapping) else value
         return cls(config_lib.build(tuple[tuple[str, float], ...], pairs, where))
 
@@ -65,6 +66,8 @@ class OptimizerConfig:
       lr: the peak of the schedule; end_lr: its last value as a share of lr (cosine and linear).
       warmup: duration of the linear rise; clip: global norm of the trainable gradients, 0 = off.
       weight_decay: decoupled, times the learning rate, times the factor of the first match in `decay` (no match: 0).
+      l2: the loss has l2 / 2 * |parameter|^2 more, times the same factor: the gradient, before it is clipped, has l2 *
+        parameter more.
       train: patterns of the only parameters that are trained (and LoRA's factors, where there are any); () is all.
       freeze: patterns of parameters that are not, though `train` names them. What is not trained has no gradient and no
         optimizer state.
@@ -80,6 +83,7 @@ class OptimizerConfig:
     end_lr: float = 0.0
     clip: float = 1.0
     weight_decay: float = 0.0
+    l2: float = 0.0
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     train: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
@@ -95,7 +99,7 @@ class OptimizerConfig:
             raise ConfigError(f"{where}.name: optax has no optimizer '{self.name}'.{hint}")
         if self.name in _UNFIT:
             raise ConfigError(f"{where}.name: '{self.name}' does not fit this training loop: {_UNFIT[self.name]}.")
-        for key in ("lr", "end_lr", "clip", "weight_decay"):
+        for key in ("lr", "end_lr", "clip", "weight_decay", "l2"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"{where}.{key}: found {getattr(self, key)}, expected 0 or more.")
         if self.end_lr and self.schedule in ("constant", "rsqrt"):
@@ -220,7 +224,7 @@ def _scales(config: OptimizerConfig, names: Sequence[str], where: str) -> dict[s
 
 def _decay_factors(config: OptimizerConfig, names: Sequence[str], where: str) -> dict[str, float]:
     # Without weight decay the default pattern says nothing: a run that trains only biases must not fail for it.
-    if not config.weight_decay and tuple(config.decay) == KERNELS:
+    if not (config.weight_decay or config.l2) and tuple(config.decay) == KERNELS:
         return dict.fromkeys(names, 0.0)
     return factors(names, config.decay, 0.0, f"{where}.decay")
 
@@ -279,8 +283,12 @@ def build_optimizer(
     scale = _scales(config, names, where)
     factory = rules()[config.name]
     _check_arguments(config, factory, schedule, where)
-    inside, after = _decay(config, _decay_factors(config, names, where), factory, schedule, where)
-    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    decay = _decay_factors(config, names, where)
+    inside, after = _decay(config, decay, factory, schedule, where)
+    parts = []
+    if config.l2:
+        parts.append(optax.stateless(lambda g, p: {n: x + config.l2 * decay[n] * p[n] for n, x in g.items()}))
+    parts += [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts += [factory(learning_rate=schedule, **config.args, **inside), *after]
     if config.lr_scale or config.layer_decay:
         parts.append(optax.stateless(lambda updates, _: {n: u * scale[n] for n, u in updates.items()}))
@@ -351,15 +359,19 @@ def coverage_table(
     groups: dict[str, list[str]] = {}
     for name in params:
         groups.setdefault("/".join(name.split("/")[:2]), []).append(name)
-    rows = [("parameters of", "number", "trained", "lr x", "decay")]
+    rows = [("parameters of", "number", "trained", "lr x", "decay", *["L2"] * (config.l2 > 0))]
     for group, names in groups.items():
         live = [n for n in names if n in scale]
         size, share = _size(params, names), _size(params, live)
         trained = "no" if not live else "yes" if len(live) == len(names) else f"{100 * share / size:.1f} %"
         wide = _span({scale[n] for n in live})
-        rows.append((group, f"{size:,}", trained, wide, _span({config.weight_decay * decay[n] for n in live})))
+        strengths = [config.weight_decay, *[config.l2] * (config.l2 > 0)]
+        cells = [_span({strength * decay[n] for n in live}) for strength in strengths]
+        rows.append((group, f"{size:,}", trained, wide, *cells))
     total, live = _size(params, params), _size(params, trainable)
-    rows.append(("all", f"{total:,}", f"{100 * live / total:.1f} %", _span(set(scale.values())), ""))
+    rows.append(
+        ("all", f"{total:,}", f"{100 * live / total:.1f} %", _span(set(scale.values())), *[""] * (len(rows[0]) - 4))
+    )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (f"{row[0]:<{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -6,6 +6,7 @@ batch is done. A second run of the same command goes on after the last line that
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import jax
 import numpy as np
 
 from mmjax import report, sharding
+from mmjax.config import plain
 from mmjax.data.image_files import PictureError
+from mmjax.data.processor import rounded
 from mmjax.data.requests import Pictures, open_requests
 from mmjax.data.sources import Record, Source
 from mmjax.errors import ConfigError
@@ -36,10 +39,12 @@ class Request:
     Attributes:
       question: in place of the source's own questions; "" keeps those.
       labels: texts to rank.
+      answers: what a decoder may answer: the likeliest of them, in place of what it would write.
     """
 
     question: str = ""
     labels: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
     def record(self, record: Record) -> Record:
         """The record with what is asked of it."""
@@ -81,8 +86,9 @@ def predict(
     asked = open_requests(source, root, "--input") if source else pictures
     trained = open_trained(workdir, checkpoint, overrides)
     answers = Answers(trained, request, asked)
-    about = {"step": trained.step, "processor": trained.processor.sha256, "source": asked.fingerprint}
-    results = Results(out, {**about, "question": request.question, "labels": list(request.labels)})
+    manner = {key: value for key, value in overrides.items() if key.startswith("tasks.")}
+    about = {"step": trained.step, "processor": trained.processor.sha256, "source": asked.fingerprint, **manner}
+    results = Results(out, about | plain(request))
     for line in answers.lines(asked, results.done):
         if images and "error" in line:
             raise ConfigError(f"--image: '{line['id']}' is not a picture that can be read ({line['error']}).")
@@ -104,19 +110,22 @@ def predict(
 
 
 class Answers:
-    """A trained model and what is asked of it, compiled once for one shape."""
+    """A trained model and what is asked of it, compiled once for a batch of few questions and once for one of many."""
 
     def __init__(self, trained: Trained, request: Request, source: Source):
         self._trained, self._request = trained, request
         counts = [len(request.record(source.annotations(i)).get("qa", ())) for i in range(len(source))]
-        self._questions = max(counts, default=0)
+        self._questions = max(counts, default=0)  # the most of a picture; a batch has room for those of its own
+        self._processor = trained.processor
+        if request.answers:
+            self._processor = dataclasses.replace(trained.processor, answers=request.answers)
         self.tasks = self._able()
         ways = trained.mesh.shape["data"] * trained.mesh.shape["fsdp"]
         size = trained.config.eval.batch_size or trained.config.data.batch_size(trained.config.first_stream)
         self.batch_size = -(-min(size, len(source)) // ways) * ways
 
         def run(params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> tuple[Any, Any]:
-            forward = Forward(trained.model, nested(params), batch, processor=trained.processor)
+            forward = Forward(trained.model, nested(params), batch, processor=self._processor)
             outputs = {name: task.predict(forward) for name, task in self.tasks.items()}
             return outputs, forward.scale() if any(map(_ranks, self.tasks.values())) else ()
 
@@ -129,6 +138,11 @@ class Answers:
             raise ConfigError(f"--question: this run has no task that answers questions. It has {names}.")
         if self._request.labels and not any(map(_ranks, tasks.values())):
             raise ConfigError(f"--labels: this run has no contrastive task to rank texts with. It has {names}.")
+        if self._request.answers:
+            choosing = {n: t.choosing() for n, t in tasks.items() if hasattr(t, "choosing") and "decoder" in t.needs}
+            tasks = {**tasks, **choosing}
+            if not choosing:
+                raise ConfigError(f"--answers: this run has no vqa task whose decoder could choose. It has {names}.")
         able = {}
         for name, task in tasks.items():
             asks = bool({"question", "chat"} & task.features)
@@ -187,7 +201,7 @@ class Answers:
                     order = np.argsort(-shares[row], kind="stable")
                     line[name] = {"ranking": [[self._request.labels[k], shares[row, k]] for k in order]}
                 continue
-            readable = {**batch, **task.readable(outputs[name], self._trained.processor)}
+            readable = {**batch, **task.readable(outputs[name], self._processor)}
             for row, (line, record) in enumerate(zip(said, records, strict=True)):
                 if record["qa"] or not {"question", "chat"} & task.features:
                     line[name] = task.said(readable, row, record)
@@ -198,7 +212,9 @@ class Answers:
         processor, empty = self._trained.processor, self.batch_size - len(records)
         asked = [{"id": r["id"], "qa": r["qa"], "texts": self._request.labels} for r in records] + [{}] * empty
         features = frozenset().union(*(task.features for task in self.tasks.values()))
-        counts = {"captions": max(len(self._request.labels), 1), "questions": max(self._questions, 1)}
+        most = max((len(record["qa"]) for record in records), default=0)
+        questions = rounded(max(most, 1), max(self._questions, 1))
+        counts = {"captions": max(len(self._request.labels), 1), "questions": questions}
         keys = np.zeros(self.batch_size, np.uint64)
         batch = processor.arrays(asked, keys, features - {"image", "chat"}, train=False, **counts)
         if "chat" in features:

@@ -18,13 +18,13 @@ from typing import Any
 import jax
 
 from mmjax import assemble, report, sharding, summary
-from mmjax.checkpoint import Checkpointer
+from mmjax.checkpoint import Checkpointer, NoSuchFigure, direction
 from mmjax.config import differences, plain
 from mmjax.data.processor import Processor
 from mmjax.doctor import versions
 from mmjax.duration import steps as duration
-from mmjax.errors import ConfigError
-from mmjax.evaluation import Evaluation, Result, judge_sets
+from mmjax.errors import ConfigError, did_you_mean
+from mmjax.evaluation import PROBE, Evaluation, Result, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.init_config import pinned
@@ -62,6 +62,7 @@ class Run:
         self.config, self.workdir, self.history = config, workdir, []
         self.mesh = sharding.make_mesh(config.mesh)
         self.data = assemble.open_data(config)
+        _check_best(config, list(self.data.validation))
         self.checkpoints = Checkpointer(workdir / "checkpoints", config.checkpoint)
         self._latest = latest = self.checkpoints.latest_step()
         saved = None if latest is None else self.checkpoints.read_json(latest, "meta")
@@ -130,6 +131,7 @@ class Run:
         if config.train.ema:
             kinds["_raw"] = assemble.weights(config, plan, state, average=False)
         figures = self._judge(kinds, step)
+        self.checkpoints.check_best(figures)
         if step and config.checkpoint.best in figures:
             self.history.append((step, figures[config.checkpoint.best]))
         return figures
@@ -153,8 +155,9 @@ class Run:
     def asks_to_stop(self, step: int) -> bool:
         """Whether the last stage has gone on long enough without a better figure (`train.early_stop`)."""
         plan, best = self.plan.at(step), self.config.checkpoint
+        mode = direction(best.best, best.best_mode)
         figures = [value for at, value in self.history if at > plan.start]
-        return plan.next is None and self.config.train.early_stop.asks(figures, best.best_mode)
+        return plan.next is None and self.config.train.early_stop.asks(figures, mode)
 
     def save(self, step: int, state: State, figures: Mapping[str, float] | None) -> None:
         """Saves in the background; `figures` are those of this step, where it was judged."""
@@ -220,6 +223,31 @@ class Run:
         kept.close()
         print(f"\nThe best checkpoint is that of step {chosen}; its figures are the run's:")
         self._judge(kinds, chosen)
+
+
+def _check_best(config: Config, names: list[str]) -> None:
+    """Whether `checkpoint.best` can be a figure of one of the validation sets, before anything is judged."""
+    best = config.checkpoint.best
+    if not best:
+        return
+    if not names:
+        raise ConfigError(
+            f"config.checkpoint.best: found '{best}', but nothing is judged: config.data.holdout is 0, and there is no "
+            "config.data.validation. Set one of them, or leave it out."
+        )
+    names += [f"{name}_raw" for name in names] if config.train.ema else []
+    name, _, figure = best.partition("/")
+    task = figure.partition("/")[0]
+    if name not in names:
+        raise NoSuchFigure(
+            f"config.checkpoint.best: found '{best}', but there is no set '{name}'. Expected SET/TASK/FIGURE with one "
+            f"of {', '.join(names)}.{did_you_mean(name, names)}"
+        )
+    if task not in (tasks := [*config.tasks, *([PROBE] if config.eval.probe else [])]):
+        raise NoSuchFigure(
+            f"config.checkpoint.best: found '{best}', but there is no task '{task}'. Expected SET/TASK/FIGURE with "
+            f"one of {', '.join(tasks)}.{did_you_mean(task, tasks)}"
+        )
 
 
 def update(config: Config, model: Multimodal, plan: assemble.Plan) -> Callable[..., Any]:

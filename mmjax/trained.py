@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from mmjax import assemble, sharding
+from mmjax import assemble, initialisation, sharding
 from mmjax.config import merge, nest
 from mmjax.data.processor import Processor
 from mmjax.data.sources import Source
@@ -23,7 +23,7 @@ from mmjax.models.multimodal import Multimodal
 from mmjax.table import columns
 from mmjax.workdir import Workdir
 
-_MAY_CHANGE = re.compile(r"(data|eval|mesh)(\.|$)|init\.path$|tasks\.[^.]+\.generation(\.|$)")
+_MAY_CHANGE = re.compile(r"(data|eval|mesh)(\.|$)|init\.path$|tasks\.[^.]+\.(generation(\.|$)|answer$|candidates$)")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Trained:
         those of `init.path` and, for what that lacks, those drawn by the seed.
         """
         config, base = self.config, self.workdir.base
+        if made := next((how for how in ("imported", "merged") if how in self.workdir.meta), ""):
+            raise ConfigError(
+                f"'{self.workdir.path}' was {made}, not trained, and keeps nothing of what its weights began with. "
+                "Name that with --before WORKDIR."
+            )
         if base is not None:
             paths = base.identity.get("init") or {"path": base.identity["path"]}
             config = dataclasses.replace(config, init=dataclasses.replace(pinned(config.init, base.identity), **paths))
@@ -60,27 +65,35 @@ class Trained:
         return dataclasses.replace(self, config=config, params=params, step=0)
 
     def interpolated(self, share: float) -> Mapping[str, jax.Array]:
-        """(1 - share) * base + share * trained (WiSE-FT: Wortsman et al., 2022); what the base lacks as trained."""
+        """(1 - share) * base + share * trained (WiSE-FT: Wortsman et al., 2022); what did not come from the base, a
+        fresh or grown head, as trained.
+        """
         base = self.workdir.base
         if base is None:
             raise ConfigError("config.eval.interpolate: the run has no base, for it had no init.path.")
-        shared = [n for n, x in self.params.items() if base.shapes.get(n) == x.shape]
-        old = base.read(assemble.layout(self.model, self.mesh).abstract(shared))
-        return {n: (1 - share) * old[n] + share * x if n in old else x for n, x in self.params.items()}
+        found = initialisation.match(self.config.init, base, assemble.layout(self.model, self.mesh).shapes)
+        begun, shared = self.before().params, {*found.taken, *found.adapted}
+        return {n: (1 - share) * begun[n] + share * x if n in shared else x for n, x in self.params.items()}
 
 
 def open_trained(workdir: Path, checkpoint: str, overrides: Mapping[str, str]) -> Trained:
-    """Reads `checkpoint` ("best", "latest" or a step) of a workdir. Overrides may change only data, eval, mesh,
-    tasks.NAME.generation, and init.path, where the base lies.
+    """Reads `checkpoint` ("best", "latest" or a step) of a workdir. Overrides may change only data, eval, mesh, how a
+    task answers (generation, candidates, a decoder's answer), and init.path, where the base lies.
     """
     for key in overrides:
         if not _MAY_CHANGE.match(key):
             raise ConfigError(
-                f"--config.{key}: fixed by training. Here only data, eval, mesh, tasks.NAME.generation and init.path "
-                f"may be changed."
+                f"--config.{key}: fixed by training. Here only data, eval, mesh, tasks.NAME.generation, .answer and "
+                ".candidates, and init.path may be changed."
             )
     kept = Workdir(workdir, checkpoint, base_path=overrides.get("init.path", ""))
     config = from_mapping(merge(kept.meta["mapping"], nest(overrides)))
+    for name, task in from_mapping(kept.meta["mapping"]).tasks.items():
+        if task.needs != config.tasks[name].needs:
+            raise ConfigError(
+                f"config.tasks.{name}.answer: found '{config.tasks[name].answer}', but the run was trained to answer "
+                f"as '{task.answer}'. A decoder may answer by 'generate' or 'rank', a head by 'class' alone."
+            )
     model = assemble.build_model(config, kept.processor)
     mesh = sharding.make_mesh(config.mesh)
     placed = assemble.layout(model, mesh)

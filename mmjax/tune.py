@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmjax import report
+from mmjax.checkpoint import NoSuchFigure, direction
 from mmjax.config import plain
-from mmjax.errors import ConfigError, did_you_mean
+from mmjax.errors import ConfigError
 from mmjax.experiment import load
 from mmjax.metrics import read_lines
 from mmjax.table import columns
@@ -92,17 +93,13 @@ class Given(Exception):
     """A trial that is given up."""
 
 
-class _NoSuchMetric(ConfigError):
-    pass
-
-
 def tune(
     file: str, overrides: Mapping[str, str], workdir: Path, space: Sequence[str], trials: int, metric: str = ""
 ) -> int:
     """Searches until `trials` trials are done, prints the table and the best command, and returns the exit code.
 
     metric: the figure to better, as `validation/vqa/accuracy`; "" is the config's `checkpoint.best`. Less is better
-      where `checkpoint.best_mode` is "min".
+      where `checkpoint.best_mode` says so, or the figure's name (see `CheckpointConfig`).
     """
     dimensions = [Dimension.parse(text) for text in space]
     config, mapping = load(file, {**overrides, **{d.key: d.first() for d in dimensions}})
@@ -116,10 +113,10 @@ def tune(
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone(workdir):
         search = _Search(file, {**overrides, "checkpoint.best": metric}, workdir, dimensions, metric)
-        search.open(config.checkpoint.best_mode, config.train.seed, plain(load(file, overrides)[1]))
+        search.open(direction(metric, config.checkpoint.best_mode), config.train.seed, plain(load(file, overrides)[1]))
         code = search.run(trials)
         search.report()
-    return code
+    return code or (0 if search.any_good() else 1)
 
 
 @contextmanager
@@ -181,6 +178,10 @@ class _Search:
         last = {trial.user_attrs["folder"]: trial for trial in self.study.trials if "folder" in trial.user_attrs}
         return [trial for trial in last.values() if trial.state.is_finished()]
 
+    def any_good(self) -> bool:
+        """Whether a trial has ended with a value."""
+        return any(trial.value is not None for trial in self.finished())
+
     def run(self, trials: int) -> int:
         import optuna
 
@@ -203,13 +204,16 @@ class _Search:
                 code = train.train(config, mapping, folder, watch=self._watch(trial, folder))
                 if code == train.PREEMPTED:
                     return code
-            except _NoSuchMetric:
-                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                raise
             except (Given, Diverged) as error:
                 state, note = optuna.trial.TrialState.PRUNED, str(error)
+            except NoSuchFigure as error:
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                raise ConfigError(f"--metric: {error}") from error
             except ConfigError as error:
                 state, note = optuna.trial.TrialState.FAIL, str(error)
+            except Exception:  # it is not for its values that a trial has no memory or no disk left
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                raise
             finally:
                 _after_a_run()
             self._tell(trial, folder, state, note)
@@ -220,7 +224,7 @@ class _Search:
 
         values = self._values(folder)
         if state == TrialState.COMPLETE and not values:
-            raise _NoSuchMetric(f"--metric: '{self.metric}' is in no evaluation of '{folder}'. Expected eval.every.")
+            raise NoSuchFigure(f"--metric: '{self.metric}' is in no evaluation of '{folder}'. Expected eval.every.")
         if note:
             trial.set_user_attr("note", note)
             print(f"trial {trial.number}: {note}", file=sys.stderr)
@@ -240,9 +244,6 @@ class _Search:
         """Reports every evaluation to Optuna, and ends the run where Optuna gives the trial up."""
 
         def watch(step: int, figures: Mapping[str, float]) -> None:
-            if self.metric not in figures:
-                near = did_you_mean(self.metric, figures)
-                raise _NoSuchMetric(f"--metric: no figure '{self.metric}'.{near} There are {', '.join(figures)}.")
             values = self._values(folder)  # with those of before a kill
             reported = self.study.trials[trial.number].intermediate_values
             for count, value in enumerate(values, 1):

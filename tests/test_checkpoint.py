@@ -163,7 +163,7 @@ def test_saves_come_at_the_interval_and_the_newest_and_best_are_kept(tmp_path):
         assert (again.steps(), again.best_step(), again.latest_step()) == ([4, 10, 11], 4, 11)
     with pytest.raises(SaveFailed, match="lies ahead"):
         Checkpointer(tmp_path, config).save(5, state_at(5), **DOCUMENTS)
-    with pytest.raises(ConfigError, match="config.checkpoint.best: no metric 'vqa/accuracy'; there are vqa/acuracy"):
+    with pytest.raises(ConfigError, match="config.checkpoint.best: no figure 'vqa/accuracy'; there are vqa/acuracy"):
         save(Checkpointer(tmp_path, config), 12, metrics={"vqa/acuracy": 1.0})
 
 

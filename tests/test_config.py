@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 import pytest
 
-from mmjax.config import build, choice, differences, flatten, merge, nest, parse_overrides, read_file
+from mmjax.config import build, choice, differences, flatten, merge, nest, parse_overrides, read_file, share
 from mmjax.errors import ConfigError
 
 
@@ -25,11 +26,15 @@ class Outer:
     many: Mapping[str, Inner] = dataclasses.field(default_factory=dict)
     on: bool = False
     count: int = 3
+    part: float = share()
+    free: Any = ""
 
 
 def test_builds_nested_dataclasses_from_plain_data_and_text():
     made = build(Outer, {"name": "a", "inner": {"rate": "3e-4", "shape": "2,3"}, "on": "true", "count": "7"}, "config")
     assert made == Outer("a", Inner(3e-4, "sum", (2, 3)), None, {}, True, 7)
+    assert build(Outer, {"name": "a", "free": "{'cat': 2.0}"}, "config").free == {"cat": 2.0}
+    assert build(Outer, {"name": "a", "free": "cat"}, "config").free == "cat"
 
 
 def test_optional_group_is_none_by_name_and_built_from_keys():
@@ -51,6 +56,8 @@ def test_optional_group_is_none_by_name_and_built_from_keys():
             r"config\.inner\.kind: found 'sun', expected one of sum, mean\. Did you mean 'sum'\?",
         ),
         ({"name": "a", "inner": 3}, r"config\.inner: found 3"),
+        ({"name": "a", "part": "1.0"}, r"config\.part: found 1\.0, expected a share in \[0, 1\)"),
+        ({"name": "a", "part": -0.1}, r"config\.part: found -0\.1, expected a share"),
         ({}, r"config\.name: missing"),
     ],
 )

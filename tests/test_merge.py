@@ -19,3 +19,7 @@ def test_merged_weights_answer_as_those_with_factors_do(adapted, small, run_file
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert cli.main(["merge", "--workdir", str(workdir), "--out", str(out)]) == 2
     assert "a workdir already" in capsys.readouterr().err
+    assert cli.main(["compare", "--after", str(out)]) == 2
+    assert "was merged, not trained" in capsys.readouterr().err
+    assert cli.main(["merge", "--workdir", str(workdir), "--out", str(out), "--config.data.holdout=0.5"]) == 2
+    assert "--config.data.holdout: weights are merged as they are" in capsys.readouterr().err

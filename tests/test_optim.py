@@ -98,6 +98,17 @@ def test_decay_is_decoupled_and_times_the_learning_rate(name):
     np.testing.assert_allclose(plain[kernel] - decayed[kernel], 0.01 * 0.5 * arrays(0)[kernel], atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_l2_is_a_part_of_the_gradient_before_it_is_clipped(clip):
+    found, _, _ = run(OptimizerConfig(name="sgd", lr=0.1, warmup="0 steps", clip=clip, l2=0.3), steps=1)
+    start, gradients = arrays(0), arrays(1)
+    gradients = {n: g + 0.3 * start[n] * n.endswith("kernel") for n, g in gradients.items()}
+    norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in gradients.values()))
+    for name, g in gradients.items():
+        expected = start[name] - 0.1 * g * (min(1.0, clip / norm) if clip else 1.0)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 def test_zero_weight_decay_means_zero_for_rules_with_another_default():
     ours, _, _ = run(OptimizerConfig(name="adamw", lr=0.1, warmup="0 steps"))
     adam, _, _ = run(OptimizerConfig(name="adam", lr=0.1, warmup="0 steps"))
@@ -183,7 +194,7 @@ def test_freezing_everything_is_an_error():
         optim.split(list(SHAPES), OptimizerConfig(freeze=(".*",)))
 
 
-@pytest.mark.parametrize("given", [{"a/.*": 0.1}, [["a/.*", 0.1]], "[('a/.*', 0.1)]"], ids=["dict", "pairs", "flag"])
+@pytest.mark.parametrize("given", [{"a/.*": 0.1}, [["a/.*", 0.1]], "[('a/.*', 0.1)]", "{'a/.*': 0.1}"])
 def test_config_takes_patterns_as_dict_pairs_or_flag(given):
     built = config_lib.build(OptimizerConfig, {"lr_scale": given}, "config.optimizer")
     assert built.lr_scale == (("a/.*", 0.1),)

@@ -99,7 +99,7 @@ def test_lists_bring_questions_of_their_own_with_answers_or_without(run, tiny_se
     assert len(lines) == 20 and all(0 <= line["vqa"]["right"] <= 1 and line["vqa"]["truth"] for line in lines)
 
 
-def test_what_is_asked_wrongly_is_refused_before_the_model_is_read(run, tmp_path):
+def test_what_is_asked_wrongly_is_refused_before_the_model_is_read(run, tiny_set, tmp_path):
     for arguments, message in (
         ([], "--image, --input: expected one of them"),
         (["--image", "a.png", "--input", "b"], "expected one of them"),
@@ -110,3 +110,27 @@ def test_what_is_asked_wrongly_is_refused_before_the_model_is_read(run, tmp_path
     ):
         code, _, err = run(*arguments)
         assert code == 2 and message in err
+    image = tiny_set / "images" / "00.png"
+    code, _, err = run("--image", image, "--question", "what?", "--answers", "red, blue")
+    assert code == 2 and "--answers: this run has no vqa task whose decoder could choose" in err
+
+
+@pytest.mark.slow
+def test_a_decoder_that_writes_may_choose_from_a_list(tiny_mapping, run_file, tiny_set, tmp_path, capsys):
+    file = run_file(tiny_mapping("vqa_generate", train__steps=1, mesh__data=0))
+    assert cli.main(["train", "--config", str(file), "--workdir", str(tmp_path / "w")]) == 0
+    command = ["predict", "--workdir", str(tmp_path / "w"), "--input", str(tiny_set / "images"), "--question", "what?"]
+    assert cli.main([*command, "--answers", "red, blue", "--out", str(tmp_path / "a.jsonl")]) == 0
+    said = [line["vqa_generate"] for line in read(tmp_path / "a.jsonl")]
+    assert len(said) == 20 and {answer for line in said for answer in line["answer"]} <= {"red", "blue"}
+    assert all(0.5 <= sure <= 1 for line in said for sure in line["confidence"])
+    capsys.readouterr()
+    assert cli.main([*command, "--answers", "red", "--out", str(tmp_path / "a.jsonl")]) == 2
+    assert "holds results of another run: answers was ['red', 'blue'], is ['red']" in capsys.readouterr().err
+    judge = ["eval", "--workdir", str(tmp_path / "w")]
+    assert (
+        cli.main([*judge, "--config.tasks.vqa_generate.answer=rank", "--config.tasks.vqa_generate.candidates=0"]) == 0
+    )
+    assert "vqa_generate/accuracy" in capsys.readouterr().out
+    assert cli.main([*judge, "--config.tasks.vqa_generate.answer=class"]) == 2
+    assert "found 'class', but the run was trained to answer as 'generate'" in capsys.readouterr().err

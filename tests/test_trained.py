@@ -1,5 +1,6 @@
 """A workdir opened again: as it began, and on the way from there."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -29,3 +30,14 @@ def test_before_is_the_base_under_the_new_config(adapted, base):
     before, old = open_trained(adapted[0], "best", {}).before(), open_trained(base, "best", {})
     assert before.step == 0 and before.params.keys() == old.params.keys()
     assert all(np.array_equal(x, old.params[n]) for n, x in before.params.items())
+
+
+def test_a_head_that_began_anew_stays_as_trained_at_every_share(adapted):
+    trained = open_trained(adapted[0], "best", {})
+    init = dataclasses.replace(trained.config.init, fresh=("head_.*",))
+    fresh = dataclasses.replace(trained, config=dataclasses.replace(trained.config, init=init))
+    mixed, base, head = fresh.interpolated(0.0), trained.before().params, "head_classification/logits/kernel"
+    np.testing.assert_array_equal(mixed[head], trained.params[head])
+    assert not np.array_equal(mixed[head], base[head])
+    kept = [n for n in base if not n.startswith("head_")]
+    assert kept and all(np.array_equal(mixed[n], base[n]) for n in kept)

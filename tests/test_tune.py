@@ -123,10 +123,6 @@ def test_what_is_asked_wrongly_is_refused(search, tmp_path):
     for arguments, message in (
         (["--space", "optimizer.lrr=log:1e-4:1e-2"], "config.optimizer.lrr: no such key. Did you mean 'lr'"),
         (["--space", "optimizer.lr=log:1e-2"], "--space optimizer.lr: found 'log:1e-2', expected KEY=log:1e-4"),
-        (
-            ["--space", "optimizer.lr=0.1,0.2", "--metric", "validation/vqa/acc"],
-            "no figure 'validation/vqa/acc'. Did you",
-        ),
         ([*SPACE, *SPACE], "is given twice"),
     ):
         done = search(*arguments, "--trials", "2")
@@ -169,6 +165,11 @@ def test_trials_are_real_runs_that_can_be_used(tiny_mapping, tmp_path, capsys):
     assert (tmp_path / "w" / "trials" / folder / "eval" / "validation.json").is_file()
     told = json.loads((tmp_path / "w" / "trials" / folder / "config.json").read_text())
     assert told["checkpoint"]["best"] == "validation/classification/accuracy"
+    metric = ["--metric", "validation/classification/acuracy", "--config.mesh.data=0"]
+    command = ["tune", "--config", str(tmp_path / "c.py"), "--workdir", str(tmp_path / "v"), *metric]
+    assert cli.main([*command, "--space", "optimizer.lr=1e-3,1e-2", "--trials", "1"]) == 2
+    assert "Did you mean 'validation/classification/accuracy'?" in capsys.readouterr().err
+    assert [t.state.name for t in trials(tmp_path / "v")] == ["FAIL"]
 
 
 def test_one_search_at_a_time(tmp_path):

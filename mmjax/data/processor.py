@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 FEATURES = ("image", *FIELD_OF)
+AS_THEY_ARE = (0.0, 1.0)  # mean and spread of numbers that no training set has told yet
 _CHECKED = 20_000  # texts that are measured for their length
 
 
@@ -104,7 +105,7 @@ class Processor:
     answers: tuple[str, ...]
     labels: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
-    values: tuple[float, float] = (0.0, 1.0)
+    values: tuple[float, float] = AS_THEY_ARE
 
     @staticmethod
     def fit(
@@ -171,8 +172,8 @@ class Processor:
             say(f"{where}.answers: {share:.1%} of the questions have an answer outside of the list of {len(answers)}.")
         fitted = {"tokenizer": tokenizer, "answers": tuple(answers), "labels": tuple(labels)}
         fitted["label_counts"] = tuple(found.label[name] for name in labels)
-        fitted["values"] = (0.0, 1.0)
-        if "value" in features:
+        fitted["values"] = start.values if start is not None else AS_THEY_ARE
+        if "value" in features and fitted["values"] == AS_THEY_ARE:
             spread = float(np.std(found.numbers))
             fitted["values"] = (float(np.mean(found.numbers)), spread if spread > 0 else 1.0)
         if not config.captions:
@@ -204,7 +205,7 @@ class Processor:
             "answers": tuple(value["answers"]),
             "labels": tuple(value["labels"]),
             "label_counts": tuple(value.get("label_counts", ())),
-            "values": tuple(value.get("values", (0.0, 1.0))),
+            "values": tuple(value.get("values", AS_THEY_ARE)),
         }
         return Processor(**fields)
 
@@ -331,7 +332,8 @@ class Processor:
     def conversations(
         self, records: Sequence[Mapping], *, pictures: bool, reply: bool = False
     ) -> dict[str, np.ndarray]:
-        """B records -> chat, chat_mask, chat_supervised [B, chat_length]; bos alone where there are no messages.
+        """B records -> chat, chat_mask, chat_supervised [B, chat_length]; bos alone where there are no messages. With
+        `reply` the length is the next power of two: few shapes to compile, and no long padding under a short question.
 
         Args:
           pictures: the records hold their pictures, so that one which no part names is put into the first user turn.
@@ -343,7 +345,8 @@ class Processor:
         longest = max(len(ids) for ids, _ in tokens)
         if reply and longest > self.chat_length:
             raise ConfigError(f"a conversation of {longest} tokens, expected up to {self.chat_length} (chat_length).")
-        arrays = chat.padded(tokens, self.chat_length, self.tokenizer.pad)
+        length = rounded(longest, self.chat_length) if reply else self.chat_length
+        arrays = chat.padded(tokens, length, self.tokenizer.pad)
         return dict(zip(("chat", "chat_mask", "chat_supervised"), arrays, strict=True))
 
     def _encode(self, texts: list[list[str]], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -351,6 +354,11 @@ class Processor:
         shape = (len(texts), len(texts[0]), length)
         ids, mask = self.tokenizer.encode([text for row in texts for text in row], length)
         return ids.reshape(shape), mask.reshape(shape)
+
+
+def rounded(count: int, most: int) -> int:
+    """`count` up to the next power of two, at most `most`."""
+    return min(most, 1 << max(count - 1, 0).bit_length())
 
 
 def _single_spaced(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmjax.config import build_dataclass
+from mmjax.config import build_dataclass, share
 from mmjax.data.sources import SourceConfig
 from mmjax.errors import ConfigError, did_you_mean
 
@@ -40,8 +40,8 @@ class DataConfig:
     validation: Mapping[str, SourceConfig] = field(default_factory=dict)
     test: Mapping[str, SourceConfig] = field(default_factory=dict)
     eval: Mapping[str, SourceConfig] = field(default_factory=dict)
-    holdout: float = 0.1
-    max_bad_fraction: float = 0.0
+    holdout: float = share(0.1)
+    max_bad_fraction: float = share()
     check_overlap: bool = True
     threads: int = 2
 

@@ -11,7 +11,7 @@ from mmjax.losses import SumWeight
 from mmjax.losses.classification import masked_sum
 
 
-class HardNegatives(NamedTuple):
+class Negatives(NamedTuple):
     """A wrong text for each picture, a wrong picture for each text.
 
     Attributes:
@@ -29,7 +29,7 @@ class HardNegatives(NamedTuple):
 
 def hard_negatives(
     similarity: jax.Array, positives: jax.Array, rng: jax.Array, temperature: float | jax.Array = 1.0
-) -> HardNegatives:
+) -> Negatives:
     """Draws negatives with probability softmax(similarity / temperature) (ALBEF; Li et al., 2021, sec. 3.2).
 
     The lower the temperature, the harder. No gradient flows into the similarity.
@@ -44,10 +44,27 @@ def hard_negatives(
     logits = jax.lax.stop_gradient(similarity).astype(jnp.float32) / jax.lax.stop_gradient(temperature)
     logits = jnp.where(allowed, logits, -jnp.inf)
     text_rng, image_rng = jax.random.split(rng)
-    return HardNegatives(
+    return Negatives(
         text=jax.random.categorical(text_rng, logits, axis=1).astype(jnp.int32),
         text_valid=allowed.any(axis=1),
         image=jax.random.categorical(image_rng, logits.T, axis=1).astype(jnp.int32),
+        image_valid=allowed.any(axis=0),
+    )
+
+
+def nearest_negatives(allowed: jax.Array) -> Negatives:
+    """For each row the nearest one before it, around the end of the batch, that is allowed: no draw, no model.
+
+    Args:
+      allowed: [B, B] bool: picture b and text m are both there, and do not belong together.
+    """
+    rows = jnp.arange(len(allowed))
+    back = jnp.where(allowed, (rows[:, None] - rows) % len(allowed), len(allowed))
+    ahead = jnp.where(allowed, (rows - rows[:, None]) % len(allowed), len(allowed))
+    return Negatives(
+        text=jnp.argmin(back, axis=1).astype(jnp.int32),
+        text_valid=allowed.any(axis=1),
+        image=jnp.argmin(ahead, axis=0).astype(jnp.int32),
         image_valid=allowed.any(axis=0),
     )
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.config import choice
+from mmjax.config import choice, share
 from mmjax.errors import ConfigError
 from mmjax.models.dense import Dense
 from mmjax.models.heads import POOLERS, Pool, pooler
@@ -51,7 +51,7 @@ class PatchEncoderConfig(TransformerConfig):
     cls_position: bool = False
     tokens_cls: bool = True
     tokens_layer: int = 0
-    patch_dropout: float = 0.0
+    patch_dropout: float = share()
 
     def check(self, where: str) -> None:
         super().check(where)
@@ -74,8 +74,6 @@ class PatchEncoderConfig(TransformerConfig):
             raise ConfigError(
                 f"{where}.tokens_layer: found {self.tokens_layer}, expected 0 to the depth {self.sized(where).depth}."
             )
-        if not 0 <= self.patch_dropout < 1:
-            raise ConfigError(f"{where}.patch_dropout: found {self.patch_dropout}, expected a share in [0, 1).")
 
 
 class Patches(NamedTuple):

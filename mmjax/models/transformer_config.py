@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
-from mmjax.config import choice
+from mmjax.config import choice, share
 from mmjax.errors import ConfigError
 from mmjax.models.activations import ACTIVATIONS
 from mmjax.models.sizes import size_of
@@ -95,8 +95,8 @@ class TransformerConfig:
     rope_length: int = 8192
     relative_buckets: int = 32
     relative_distance: int = 128
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: float = share()
+    drop_path: float = share()
     adapter: int = 0
     remat: str = choice("none", *POLICIES)
     scan: bool = False
@@ -149,6 +149,3 @@ class TransformerConfig:
                 f"{where}.relative_buckets: found {self.relative_buckets} for a relative_distance of "
                 f"{self.relative_distance}; expected 4 or more, and half of them below that distance."
             )
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected a share in [0, 1).")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.config import share
 from mmjax.decoding import forced_ids, generate
 from mmjax.errors import ConfigError
 from mmjax.evaluators.captioning import Captioning as CaptionJudge
@@ -35,7 +36,7 @@ class Captioning(Task):
     """
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    label_smoothing: float = 0.0
+    label_smoothing: float = share()
     judge: str = ""
 
     packs: ClassVar[bool] = True

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.config import share
 from mmjax.data.chat import words_in
 from mmjax.decoding import forced_ids, generate
 from mmjax.evaluators.language import NextToken, token_counts
@@ -48,7 +49,7 @@ class Chat(Task):
     """
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    label_smoothing: float = 0.0
+    label_smoothing: float = share()
 
     packs: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"patch_encoder", "decoder"})

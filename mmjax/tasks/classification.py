@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.config import choice
+from mmjax.config import choice, share
 from mmjax.errors import ConfigError, did_you_mean
 from mmjax.evaluators import Evaluator
 from mmjax.evaluators.classification import Accuracy
@@ -37,7 +37,7 @@ class Classification(Task):
     """
 
     labels: str = choice("one", "many")
-    label_smoothing: float = 0.0
+    label_smoothing: float = share()
     class_weights: Any = ""
     mixup: float = 0.0
 
@@ -49,6 +49,10 @@ class Classification(Task):
             raise ConfigError(f"{where}.class_weights: found {weights!r}, expected none with labels='many'.")
         if isinstance(weights, str) and weights not in ("", "balanced"):
             raise ConfigError(f"{where}.class_weights: found '{weights}', expected 'balanced' or {{label: weight}}.")
+        if isinstance(weights, Mapping):
+            for label, weight in weights.items():
+                if not isinstance(weight, (int, float)) or weight < 0:
+                    raise ConfigError(f"{where}.class_weights: '{label}' has {weight!r}, expected a number from 0 up.")
         if self.mixup < 0:
             raise ConfigError(f"{where}.mixup: found {self.mixup}, expected 0 or more.")
 

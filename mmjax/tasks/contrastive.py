@@ -93,4 +93,4 @@ class Contrastive(Task):
         scores = np.where(valid, np.einsum("e,bke->bk", images[row], texts), -np.inf)
         nearest, which = np.unravel_index(np.argmax(scores), scores.shape)
         caption = outputs["texts"][nearest][which]
-        return [(f"nearest caption: {caption}", caption in record.get("texts", ()))]
+        return [(f"nearest caption of its batch: {caption}", caption in record.get("texts", ()))]

@@ -1,4 +1,4 @@
-"""Does this caption belong to this picture? Hard negatives come from the batch (ALBEF, BLIP: Li et al., 2021, 2022)."""
+"""Does this caption belong to this picture? Negatives come from the batch (ALBEF, BLIP: Li et al., 2021, 2022)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mmjax.evaluators.matching import PairAccuracy
 from mmjax.losses.contrastive import positives_from_keys
-from mmjax.losses.matching import hard_negatives, matching_accuracy, matching_loss
+from mmjax.losses.matching import hard_negatives, matching_accuracy, matching_loss, nearest_negatives
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import HeadSpec
 from mmjax.tasks.task import SumWeight, Task
@@ -21,6 +21,7 @@ from mmjax.tasks.task import SumWeight, Task
 @dataclass(frozen=True, kw_only=True)
 class Matching(Task):
     """A binary head on the fused pair: the true caption, a hard wrong caption, and a hard wrong picture for each row.
+    It is judged with the caption and the picture of the row before, whatever the model finds hard.
 
     Attributes:
       temperature: of the softmax over similarities from which negatives are drawn; small is harder.
@@ -50,8 +51,12 @@ class Matching(Task):
         own = jax.tree.map(lambda x: x[first], text.tokens)
         usable = forward.pictured() & batch["text_valid"][:, 0]
         positives = positives_from_keys(batch["image_key"], jnp.arange(rows), batch["text_key"][:, 0], usable)
-        similarity = jnp.where(usable[:, None] & usable, image.embedding @ text.embedding[first].T, -jnp.inf)
-        negative = hard_negatives(similarity, positives, forward.rng("matching"), self.temperature)
+        both = usable[:, None] & usable
+        if forward.train:
+            similarity = jnp.where(both, image.embedding @ text.embedding[first].T, -jnp.inf)
+            negative = hard_negatives(similarity, positives, forward.rng("matching"), self.temperature)
+        else:  # the same pairs for every model that is judged
+            negative = nearest_negatives(both & ~positives)
         pick = lambda tokens, index: jax.tree.map(lambda x: x[index], tokens)  # noqa: E731
         stack = lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts)  # noqa: E731
         fused = forward.fuse_tokens(

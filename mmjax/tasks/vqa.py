@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.config import choice
+from mmjax.config import choice, share
 from mmjax.decoding import forced_ids, generate, rank
+from mmjax.decoding import score as likelihood_of
 from mmjax.errors import ConfigError
 from mmjax.evaluators.answer_rules import accuracy as score
 from mmjax.evaluators.figure import Both, Evaluator
@@ -22,6 +24,7 @@ from mmjax.losses.classification import accuracy, cross_entropy
 from mmjax.losses.language import foreseen, next_token_loss, token_accuracy
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import HeadSpec
+from mmjax.models.transformer import Tokens
 from mmjax.tasks.task import SumWeight, Task
 
 
@@ -41,13 +44,17 @@ class VQA(Task):
     answer: str = choice("class", "generate", "rank")
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     candidates: int = 128
-    label_smoothing: float = 0.0
+    label_smoothing: float = share()
 
     def check(self, where: str) -> None:
         if self.answer != "generate" and self.generation != GenerationConfig():
             raise ConfigError(f"{where}.generation: nothing is written with answer '{self.answer}'. Leave it out.")
         if self.candidates < 0:
             raise ConfigError(f"{where}.candidates: found {self.candidates}, expected 1 or more, or 0 for all.")
+
+    def choosing(self) -> VQA:
+        """The task as it answers from the processor's list, each scored in full: for one whose decoder writes."""
+        return dataclasses.replace(self, answer="rank", candidates=0)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -120,7 +127,17 @@ class VQA(Task):
             rng=forward.rng(self.name),
             rows=(row[:, None] * shape[1] + jnp.arange(shape[1])).reshape(-1),
         )
-        return {"ids": ids.reshape(*shape, -1), **known}
+        sure = jnp.exp(self._likelihood(forward, ids, fused.tokens)).reshape(shape)
+        return {"ids": ids.reshape(*shape, -1), "confidence": sure, **known}
+
+    @staticmethod
+    def _likelihood(forward: Forward, ids: jax.Array, memory: Tokens) -> jax.Array:
+        """[R] log p of written answers [R, L], their eos included."""
+        own = forward.model.tokens
+        before = jnp.cumsum(ids == own.eos, 1) - (ids == own.eos)  # how many eos came before
+        ids = jnp.pad(ids, ((0, 0), (1, 0)), constant_values=own.bos)
+        mask = jnp.pad(before == 0, ((0, 0), (1, 0)), constant_values=True)
+        return likelihood_of(forward.model, forward.params, ids, mask, memory)
 
     def readable(self, outputs: dict[str, np.ndarray], processor: Any) -> dict[str, np.ndarray]:
         if self.answer != "generate":
@@ -148,13 +165,11 @@ class VQA(Task):
         return [(text, False) for text, right in self._lines(outputs, row, record) if right is False][:3]
 
     def said(self, outputs: dict[str, np.ndarray], row: int, record: dict[str, Any]) -> dict[str, Any]:
-        """Badness: the largest confidence (1 where the answer is generated) in an answer that is wrong."""
+        """Badness: the largest confidence in an answer that is wrong."""
         asked = record.get("qa", ())
         answers = [str(a) for a in outputs["answer"][row][: len(asked)]]
-        sure = outputs["confidence"][row][: len(asked)] if "confidence" in outputs else np.ones(len(asked))
-        line: dict[str, Any] = {"question": [qa["question"] for qa in asked], "answer": answers}
-        if "confidence" in outputs:
-            line["confidence"] = sure
+        sure = outputs["confidence"][row][: len(asked)]
+        line: dict[str, Any] = {"question": [qa["question"] for qa in asked], "answer": answers, "confidence": sure}
         truths = [qa.get("answers", ()) for qa in asked]
         scores = [score(answer, truth) if truth else None for answer, truth in zip(answers, truths, strict=True)]
         if any(s is not None for s in scores):

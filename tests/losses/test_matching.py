@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmjax.losses.matching import hard_negatives, matching_accuracy, matching_loss
+from mmjax.losses.matching import hard_negatives, matching_accuracy, matching_loss, nearest_negatives
 
 B, M = 4, 6
 SIMILARITY = np.random.default_rng(0).normal(size=(B, M)).astype(np.float32)
@@ -64,3 +64,16 @@ def test_two_logits_and_their_difference_give_the_same_loss():
 def test_zero_logits_cost_log_two():
     loss, weight = matching_loss(jnp.zeros(6), jnp.array([0, 1, 0, 1, 0, 1]))
     np.testing.assert_allclose(loss / weight, np.log(2), rtol=1e-6)
+
+
+def test_nearest_negatives_equal_a_walk_backwards():
+    rng = np.random.default_rng(3)
+    for share in (0.0, 0.3, 0.8):
+        allowed = rng.random((7, 7)) < share
+        found = nearest_negatives(jnp.asarray(allowed))
+        for row in range(7):
+            texts = [m for k in range(7) if allowed[row, m := (row - k) % 7]]
+            pictures = [b for k in range(7) if allowed[b := (row - k) % 7, row]]
+            assert bool(found.text_valid[row]) == bool(texts) and bool(found.image_valid[row]) == bool(pictures)
+            assert not texts or int(found.text[row]) == texts[0]
+            assert not pictures or int(found.image[row]) == pictures[0]

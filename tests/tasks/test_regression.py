@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mmjax import cli
+from mmjax import assemble, cli
+from mmjax.experiment import load
 
 
 @pytest.mark.slow
@@ -28,3 +29,11 @@ def test_numbers_are_learnt_from_their_mean(small, tiny_set, run_file, tmp_path)
     assert judged[0] == pytest.approx(np.std(values), rel=1e-5) == pytest.approx(baseline, rel=1e-5)
     assert judged[-1] < 0.7 * judged[0]
     assert cli.main(["predict", "--workdir", str(tmp_path / "w"), "--image", str(tiny_set / "images" / "00.png")]) == 0
+    file.write_text("image,value\n" + "".join(f"{n},{1040 + 2.5 * (i % 7)}\n" for i, n in enumerate(names)))
+    scales = {}
+    for fresh in ("()", "('head_age/.*',)"):
+        config, _ = load(str(run_file(mapping)), {"init.path": str(tmp_path / "w"), "init.fresh": fresh})
+        scales[fresh] = assemble.fit_processor(config, assemble.open_data(config)).values
+    # A head that is kept means what it meant: its numbers are not scaled anew.
+    assert scales["()"] == pytest.approx((np.mean(values), np.std(values)))
+    assert scales["('head_age/.*',)"] == pytest.approx((1000 + np.mean(values), np.std(values)))

@@ -102,3 +102,20 @@ def test_written_answers_come_with_accuracy_and_perplexity():
 def test_settings_for_writing_are_refused_where_nothing_is_written():
     with pytest.raises(ConfigError, match=r"config.tasks.vqa.generation: nothing is written with answer 'class'"):
         build(Task, {"generation": {"num_beams": 2}}, "config.tasks.vqa")
+
+
+def test_confidence_of_a_written_answer_is_its_probability_and_of_a_chosen_one_its_share_of_the_list():
+    model, params = make()
+    fused = Forward(model, params, batch()).fuse("question").tokens
+    written, own = run(GENERATE), processor().tokenizer
+    for row, ids in enumerate(written["ids"].reshape(6, -1)):
+        ends = np.flatnonzero(ids == own.eos)
+        text = np.concatenate([[own.bos], ids[: ends[0] + 1 if len(ends) else None]]).astype(np.int32)
+        alone = jax.tree.map(lambda x, row=row: x[row : row + 1], fused)
+        logits = model.apply(
+            {"params": params}, text[None], np.ones((1, len(text)), bool), alone, method="decode"
+        ).logits
+        steps = jax.nn.log_softmax(logits[0])[np.arange(len(text) - 1), text[1:]]
+        np.testing.assert_allclose(written["confidence"].reshape(-1)[row], np.exp(np.sum(steps)), rtol=1e-4)
+    chosen = run(GENERATE.choosing())
+    assert chosen["answer"].tolist() == run(RANK)["answer"].tolist() and (chosen["confidence"] > 0.25).all()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmjax.config import share
 from mmjax.errors import ConfigError
 
 Record = dict[str, Any]
@@ -50,7 +51,7 @@ class SourceConfig:
     pack_rows: int = 0
     buckets: tuple[int, ...] = ()
     group: bool = True
-    max_bad_fraction: float = 0.0
+    max_bad_fraction: float = share()
 
     def check(self, where: str) -> None:
         if self.weight < 0:
@@ -64,8 +65,6 @@ class SourceConfig:
             raise ConfigError(
                 f"{where}.buckets: found {self.buckets}, but packed sequences have one length. Leave it out."
             )
-        if not 0 <= self.max_bad_fraction < 1:
-            raise ConfigError(f"{where}.max_bad_fraction: found {self.max_bad_fraction}, expected a share in [0, 1).")
 
 
 class Source(Protocol):
