@@ -22,13 +22,15 @@ class Combined:
 
     Args:
       opened: {"path" or a part: source}.
+      checkpoint: of the workdirs among them, as it was asked for.
 
     Raises:
       ConfigError: a source without the part that it is named for; texts for two different vocabularies.
     """
 
-    def __init__(self, opened: Mapping[str, Any]):
-        self.opened, self.path = opened, ", ".join(f"{name}={source.path}" for name, source in opened.items())
+    def __init__(self, opened: Mapping[str, Any], checkpoint: str = "best"):
+        self.opened, self._checkpoint = opened, checkpoint
+        self.path = ", ".join(f"{name}={source.path}" for name, source in opened.items())
         for part, source in opened.items():
             if part != "path" and not any(name.startswith(f"{part}/") for name in source.shapes):
                 has = sorted({name.split("/")[0] for name in source.shapes})
@@ -83,7 +85,7 @@ class Combined:
         for name, source in self.opened.items():
             digest.update(f"{name} {source.identity['sha256']}\n".encode())
         paths = {name: str(source.path.absolute()) for name, source in self.opened.items()}
-        return {"path": self.path, "step": "best", "sha256": digest.hexdigest(), "init": paths}
+        return {"path": self.path, "step": self._checkpoint, "sha256": digest.hexdigest(), "init": paths}
 
     @functools.cached_property
     def model(self) -> dict[str, Any]:

@@ -212,7 +212,9 @@ def _compare_runs(before: Path, after: Path, overrides: Mapping[str, str]) -> in
         stream: stream if stream in old.config.data.streams else old.config.first_stream
         for stream in {*data.train, *(stream for stream, _ in sets.values())}
     }
-    told = dataclasses.replace(old.config, tasks=shared)
+    size = new.config.eval.batch_size or new.config.data.batch_size(new.config.first_stream)
+    judged = dataclasses.replace(old.config.eval, batch_size=size)  # wrong pairs of matching lie in one batch
+    told = dataclasses.replace(old.config, tasks=shared, eval=judged)
     first = {streams[stream]: source for stream, source in reversed(data.train.items())}
     judge = Evaluation(told, old.model, old.processor, old.mesh, first)
     moved = {name: (streams[stream], source) for name, (stream, source) in sets.items()}

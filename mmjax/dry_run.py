@@ -8,13 +8,14 @@ import jax
 
 from mmjax import assemble, sharding, summary
 from mmjax.experiment import Config
-from mmjax.run import step_function, update
+from mmjax.run import check_best, step_function, update
 
 
 def dry_run(config: Config) -> int:
     """Prints parameters, sharding, batch, FLOPs a step and compiled memory; trains nothing."""
     mesh = sharding.make_mesh(config.mesh)
     data = assemble.open_data(config)
+    check_best(config, list(data.validation))
     processor = assemble.fit_processor(config, data)
     config = assemble.prepared(config, processor)
     model = assemble.build_model(config, processor)

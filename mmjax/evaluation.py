@@ -23,7 +23,7 @@ from mmjax.evaluators.figure import pages
 from mmjax.evaluators.frozen_features import FrozenFeatures
 from mmjax.experiment import Config
 from mmjax.feed import Feed
-from mmjax.metrics import add, progress
+from mmjax.metrics import add, divide, progress
 from mmjax.models.forward import Forward
 from mmjax.models.multimodal import Multimodal
 from mmjax.predictions import PredictionFile, UniqueIds
@@ -158,7 +158,7 @@ class Evaluation:
             lines.finish(figures)
         return Result(
             figures,
-            {k: float(v / max(w, 1e-9)) for k, (v, w) in sums.items()},
+            divide(sums),
             panel,
             {n: rows.items() for n, rows in worst.items()},
             {f"{n}.{page}": shown for n, judge in judges.items() for page, shown in pages(judge).items()},

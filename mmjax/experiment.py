@@ -96,8 +96,10 @@ class TrainConfig:
             raise ConfigError(
                 f"{where}: found {given or 'none'} of steps, epochs, examples; expected exactly one above 0."
             )
-        if self.accumulate < 1:
-            raise ConfigError(f"{where}.accumulate: found {self.accumulate}, expected 1 or more.")
+        for name, least in (("accumulate", 1), ("log_every", 1), ("max_bad_steps", 1), ("steps", 0), ("epochs", 0),
+                            ("examples", 0)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ConfigError(f"{where}.{name}: found {getattr(self, name)}, expected {least} or more.")
 
     def total_steps(self, batch_size: int, rows: int) -> int:
         """Number of updates for batches of `batch_size` rows out of `rows` an epoch."""
@@ -226,6 +228,7 @@ class Config:
 def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tuple[Config, dict[str, Any]]:
     """A config file and command line overrides -> (the checked Config, the merged plain mapping it was built from)."""
     mapping = merge(read_file(file), nest(overrides))
+    mapping |= {"stages": parsed(mapping["stages"])} if "stages" in mapping else {}
     if smoke:
         mapping = shrink(mapping)
     mapping = inherit(mapping)
@@ -236,7 +239,7 @@ def load(file: str, overrides: Mapping[str, str], *, smoke: bool = False) -> tup
 
 def from_mapping(mapping: Mapping[str, Any]) -> Config:
     """The checked Config of a nested mapping; a stage's optimizer is the run's with its own keys laid over it."""
-    stages, optimizer = parsed(mapping.get("stages")), mapping.get("optimizer") or {}
+    stages, optimizer = mapping.get("stages"), mapping.get("optimizer") or {}
     if isinstance(stages, Mapping):
         laid = {}
         for name, stage in stages.items():

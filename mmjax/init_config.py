@@ -16,6 +16,7 @@ A source is what `init.path` names. Whatever its kind it has
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,11 @@ class InitConfig:
         return self.path if [*self.paths] == ["path"] else ", ".join(f"{n}={path}" for n, path in self.paths.items())
 
     def check(self, where: str) -> None:
+        for pattern in self.fresh:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"{where}.fresh: '{pattern}' is no regular expression ({error}).") from error
         if self.fresh and not self.paths:
             raise ConfigError(f"{where}.fresh: says what is not taken, but {where}.path is empty.")
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmjax import report, sharding
 from mmjax.config import plain
+from mmjax.data.answers import normalise
 from mmjax.data.image_files import PictureError
 from mmjax.data.processor import rounded
 from mmjax.data.requests import Pictures, open_requests
@@ -83,12 +84,14 @@ def predict(
         if not path.is_file():
             raise ConfigError(f"--image: no file '{path}'.")
     pictures = Pictures("--image", [(str(path), path) for path in images])
-    asked = open_requests(source, root, "--input") if source else pictures
     trained = open_trained(workdir, checkpoint, overrides)
+    talks = any("chat" in task.features for task in trained.config.tasks.values())  # one question at a time
+    asked = open_requests(source, root, "--input", group=not talks) if source else pictures
     answers = Answers(trained, request, asked)
     manner = {key: value for key, value in overrides.items() if key.startswith("tasks.")}
-    about = {"step": trained.step, "processor": trained.processor.sha256, "source": asked.fingerprint, **manner}
-    results = Results(out, about | plain(request))
+    about = {"step": trained.step, "weights": trained.workdir.identity["sha256"], "source": asked.fingerprint}
+    about |= {"processor": trained.processor.sha256, **manner, **plain(request)}
+    results = Results(out, about)
     for line in answers.lines(asked, results.done):
         if images and "error" in line:
             raise ConfigError(f"--image: '{line['id']}' is not a picture that can be read ({line['error']}).")
@@ -110,7 +113,7 @@ def predict(
 
 
 class Answers:
-    """A trained model and what is asked of it, compiled once for a batch of few questions and once for one of many."""
+    """A trained model and what is asked of it, compiled for each power of two of a batch's questions."""
 
     def __init__(self, trained: Trained, request: Request, source: Source):
         self._trained, self._request = trained, request
@@ -118,7 +121,7 @@ class Answers:
         self._questions = max(counts, default=0)  # the most of a picture; a batch has room for those of its own
         self._processor = trained.processor
         if request.answers:
-            self._processor = dataclasses.replace(trained.processor, answers=request.answers)
+            self._processor = dataclasses.replace(trained.processor, answers=tuple(map(normalise, request.answers)))
         self.tasks = self._able()
         ways = trained.mesh.shape["data"] * trained.mesh.shape["fsdp"]
         size = trained.config.eval.batch_size or trained.config.data.batch_size(trained.config.first_stream)
@@ -183,15 +186,15 @@ class Answers:
             return row, record, f"no file '{error.filename}'" if isinstance(error, FileNotFoundError) else str(error)
 
     def _answer(self, rows: list[tuple[int, Record, np.ndarray | str]]) -> Iterator[dict[str, Any]]:
-        good = [(record, picture) for _, record, picture in rows if not isinstance(picture, str)]
-        said = iter(self._say([r for r, _ in good], [p for _, p in good]) if good else ())
+        good = [entry for entry in rows if not isinstance(entry[2], str)]
+        said = iter(self._say(*map(list, zip(*good, strict=True))) if good else ())
         for row, record, picture in rows:
             told = {"error": picture} if isinstance(picture, str) else next(said)
             yield {"id": record["id"], "row": row, **told}
 
-    def _say(self, records: list[Record], pictures: list[np.ndarray]) -> list[dict[str, Any]]:
+    def _say(self, rows: list[int], records: list[Record], pictures: list[np.ndarray]) -> list[dict[str, Any]]:
         records = [self._request.record(record) for record in records]
-        batch = self._batch(records, pictures)
+        batch = self._batch(rows, records, pictures)
         outputs, scale = jax.device_get(self._run(self._trained.params, batch))
         said: list[dict[str, Any]] = [{} for _ in records]
         for name, task in self.tasks.items():
@@ -204,10 +207,11 @@ class Answers:
             readable = {**batch, **task.readable(outputs[name], self._processor)}
             for row, (line, record) in enumerate(zip(said, records, strict=True)):
                 if record["qa"] or not {"question", "chat"} & task.features:
-                    line[name] = task.said(readable, row, record)
+                    told = {**record, **_talk(record)} if "chat" in task.features else record
+                    line[name] = {k: v for k, v in task.said(readable, row, told).items() if k != "badness"}
         return said
 
-    def _batch(self, records: list[Record], pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
+    def _batch(self, rows: list[int], records: list[Record], pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Filled up to the one batch size with rows that are not valid."""
         processor, empty = self._trained.processor, self.batch_size - len(records)
         asked = [{"id": r["id"], "qa": r["qa"], "texts": self._request.labels} for r in records] + [{}] * empty
@@ -224,6 +228,7 @@ class Answers:
             **processor.pictures([*pictures, *[None] * empty]),
             "image_key": np.arange(self.batch_size, dtype=np.int32),
             "valid": np.arange(self.batch_size) < len(records),
+            "row": np.array([*rows, *[0] * empty], np.int32),
         }
 
 

@@ -91,11 +91,11 @@ class Results:
 
     def _check(self, beside: Path, about: Mapping[str, Any]) -> None:
         before = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
-        for key, value in about.items():
-            if before.get(key) != value:
+        for key in {**about, **before}:
+            if before.get(key) != about.get(key):
                 raise ConfigError(
-                    f"--out: '{self._path}' holds results of another run: {key} was {before.get(key)!r}, is {value!r}. "
-                    "Give another file, or remove it."
+                    f"--out: '{self._path}' holds results of another run: {key} was {before.get(key)!r}, is "
+                    f"{about.get(key)!r}. Give another file, or remove it."
                 )
 
     def _take_up(self, file: Path) -> None:

@@ -2,7 +2,7 @@
 
 workdir/config.json      the resolved config            workdir/checkpoints/   Orbax, latest and best
 workdir/metrics.jsonl    a line every log_every steps   workdir/eval/          figures and picture panels
-workdir/curves.png       loss and figures over steps    workdir/events.*       TensorBoard
+workdir/curves.png       loss and figures over steps    workdir/tensorboard/   the same for TensorBoard
 workdir/bad_records.jsonl   rows that could not be read
 """
 
@@ -28,13 +28,15 @@ from mmjax.evaluation import PROBE, Evaluation, Result, judge_sets
 from mmjax.experiment import Config
 from mmjax.feed import Feed
 from mmjax.init_config import pinned
-from mmjax.metrics import MetricWriter, Progress
+from mmjax.metrics import MetricWriter, Progress, divide
 from mmjax.models.multimodal import Multimodal
 from mmjax.train_step import Objective, State, make_train_step
 from mmjax.workdir import Workdir, source_of
 
-# What may change between a run and its continuation: nothing that alters the data, the model or an update.
-_MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "train.log_every", "train.steps", "train.epochs", "train.examples",
+# What may change between a run and its continuation: nothing of the data, the model, the kind of update or the figure
+# by which checkpoints are chosen. A longer or shorter run has another schedule from there on.
+_MAY_CHANGE = ("eval.", "checkpoint.every", "checkpoint.keep", "checkpoint.asynchronous", "mesh.", "train.log_every",
+               "train.steps", "train.epochs", "train.examples",
                "data.threads", "data.check_overlap", "data.test", "data.eval", "train.max_bad_steps",
                "init.path")  # fmt: skip
 
@@ -62,7 +64,7 @@ class Run:
         self.config, self.workdir, self.history = config, workdir, []
         self.mesh = sharding.make_mesh(config.mesh)
         self.data = assemble.open_data(config)
-        _check_best(config, list(self.data.validation))
+        check_best(config, list(self.data.validation))
         self.checkpoints = Checkpointer(workdir / "checkpoints", config.checkpoint)
         self._latest = latest = self.checkpoints.latest_step()
         saved = None if latest is None else self.checkpoints.read_json(latest, "meta")
@@ -86,7 +88,7 @@ class Run:
         sizes = {"batch_size": self.rows_a_step, "rows": len(self.data.train[config.first_stream])}
         in_steps = lambda text: duration(text, total=self.plan.total_steps, **sizes)  # noqa: E731
         self.save_every = max(1, in_steps(config.checkpoint.every))
-        self.eval_every = in_steps(config.eval.every) if config.eval.every else 0
+        self.eval_every = max(1, in_steps(config.eval.every)) if config.eval.every else 0
         self.writer: MetricWriter | None = None
 
     @property
@@ -174,7 +176,7 @@ class Run:
           Diverged: `train.max_bad_steps` updates in a row had no finite gradient.
         """
         config, out = self.config, jax.device_get(out)
-        values = {k: float(v / max(w, 1e-9)) for k, (v, w) in out["metrics"].items()}
+        values = divide(out["metrics"])
         bar.show(values["loss"])
         in_a_row = int(out["bad_in_a_row"])
         if in_a_row:
@@ -225,7 +227,7 @@ class Run:
         self._judge(kinds, chosen)
 
 
-def _check_best(config: Config, names: list[str]) -> None:
+def check_best(config: Config, names: list[str]) -> None:
     """Whether `checkpoint.best` can be a figure of one of the validation sets, before anything is judged."""
     best = config.checkpoint.best
     if not best:

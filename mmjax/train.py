@@ -35,11 +35,10 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watc
         run.finish(step)
         return 0
     run.announce(step)
-    stop = _StopSignal()
     if step == 0 and config.eval.start and run.data.validation:
         run.evaluate(0, state)
     step_function, pending = run.step_function(plan), None
-    with run.feed(step) as feed, Progress(step, plan.total_steps, run.rows_a_step) as bar:
+    with _StopSignal() as stop, run.feed(step) as feed, Progress(step, plan.total_steps, run.rows_a_step) as bar:
         while step < plan.total_steps:
             step += 1
             if step > plan.stop:
@@ -81,12 +80,16 @@ def train(config: Config, mapping: Mapping[str, Any], workdir: Path, watch: Watc
 
 
 class _StopSignal:
-    """Remembers SIGTERM or SIGINT until the step's end; a second one ends the process at once."""
+    """Remembers SIGTERM or SIGINT until the step's end; a second one ends the process at once, as any does outside."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> _StopSignal:
         self.asked, self.name = False, ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, _: Any) -> None:
         self.asked, self.name = True, signal.Signals(number).name

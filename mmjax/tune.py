@@ -14,7 +14,6 @@ import fcntl
 import json
 import logging
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -348,9 +347,7 @@ def _text(value: Any) -> str:
 
 
 def _after_a_run() -> None:
-    """Training keeps compiled programs and its way with signals; the next trial has other ones."""
+    """Training keeps compiled programs; the next trial has other ones."""
     import jax
 
     jax.clear_caches()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

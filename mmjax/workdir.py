@@ -171,7 +171,7 @@ def source_of(init: InitConfig, vocabulary: str = "", base: str = "") -> Any:
         return opened.get("path")
     from mmjax.combined import Combined
 
-    return Combined(opened)
+    return Combined(opened, init.checkpoint)
 
 
 def open_source(

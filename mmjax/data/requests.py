@@ -44,8 +44,9 @@ class Pictures:
         return {**self.annotations(i), "image": self._files[i][1].read_bytes()}
 
 
-def open_requests(path: str, root: str, where: str) -> Source:
+def open_requests(path: str, root: str, where: str, *, group: bool = True) -> Source:
     """Opens what is to be predicted. root: where relative pictures are looked for; "" infers it, as for training.
+    group: a row is a picture with all that is asked about it, else one question.
 
     Pictures that are missing or broken are found when they are read.
     """
@@ -62,7 +63,7 @@ def open_requests(path: str, root: str, where: str) -> Source:
         if found["image"] and not any(found[key] for key in ("answer", "text", "label")):
             rows = _jsonl(file) if file.suffix.lower() == ".jsonl" else _table(file)
             return _unanswered(file, rows, [n for n in (found["image"], found["question"]) if n], root)
-    return open_source(SourceConfig(path=path, root=root, max_bad_fraction=0.999), where)
+    return open_source(SourceConfig(path=path, root=root, group=group, max_bad_fraction=0.999), where)
 
 
 def _unanswered(file: Path, rows: Iterator[Mapping[str, Any]], names: list[str], root: str) -> Pictures:

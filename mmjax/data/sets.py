@@ -82,6 +82,8 @@ class DataConfig:
     def from_config(cls, value: Any, where: str) -> DataConfig:
         if isinstance(value, cls):
             return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: found {value!r}, expected a group of keys (train, validation, root, ...).")
         value = dict(value)
         train = _named(value.get("train", {}), "main", f"{where}.train")
         train = {name: {**own, "stream": own.get("stream") or name} for name, own in train.items()}
@@ -94,7 +96,8 @@ class DataConfig:
                 if group == "train":
                     sources[name] = {**tolerated, **train[name]}
                     continue
-                stream = own.get("stream") or (train[name]["stream"] if name in train else first)
+                default = train[name]["stream"] if name in train else name if name in streams else first
+                stream = own.get("stream") or default
                 if stream not in streams:
                     raise ConfigError(
                         f"{where}.{group}.stream: no stream '{stream}' in {where}.train.{did_you_mean(stream, streams)}"

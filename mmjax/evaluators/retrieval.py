@@ -108,7 +108,8 @@ class Retrieval:
         _, image_id = np.unique(np.concatenate(self._image_key), return_inverse=True)
         _, text_id = np.unique(np.concatenate(self._text_key), return_inverse=True)
         # said[t, i] > 0: some row of the test set pairs the text t with the picture i
-        said = csr_array((np.ones(len(owner), np.int32), (text_id, image_id[owner])))
+        shape = int(text_id.max()) + 1, int(image_id.max()) + 1
+        said = csr_array((np.ones(len(owner), np.int32), (text_id, image_id[owner])), shape=shape)
         said_of = said.T.tocsr()
         found: dict[str, list[_Found]] = {"text_to_image": [], "image_to_text": []}
         for images, asking in _galleries(self._pictures, size):

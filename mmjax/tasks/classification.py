@@ -49,6 +49,8 @@ class Classification(Task):
             raise ConfigError(f"{where}.class_weights: found {weights!r}, expected none with labels='many'.")
         if isinstance(weights, str) and weights not in ("", "balanced"):
             raise ConfigError(f"{where}.class_weights: found '{weights}', expected 'balanced' or {{label: weight}}.")
+        if weights and not isinstance(weights, (str, Mapping)):
+            raise ConfigError(f"{where}.class_weights: found {weights!r}, expected 'balanced' or {{label: weight}}.")
         if isinstance(weights, Mapping):
             for label, weight in weights.items():
                 if not isinstance(weight, (int, float)) or weight < 0:
@@ -62,11 +64,12 @@ class Classification(Task):
             return self
         if self.class_weights == "balanced":
             return dataclasses.replace(self, class_weights=balanced(processor.label_counts))
-        for label in self.class_weights:
+        given = {str(label): float(weight) for label, weight in self.class_weights.items()}
+        for label in given:
             if label not in processor.labels:
                 near = did_you_mean(label, processor.labels)
                 raise ConfigError(f"config.tasks.{self.name}.class_weights: no label '{label}'.{near}")
-        weights = tuple(float(self.class_weights.get(label, 1.0)) for label in processor.labels)
+        weights = tuple(given.get(label, 1.0) for label in processor.labels)
         return dataclasses.replace(self, class_weights=weights)
 
     @property

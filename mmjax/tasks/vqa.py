@@ -27,6 +27,8 @@ from mmjax.models.multimodal import HeadSpec
 from mmjax.models.transformer import Tokens
 from mmjax.tasks.task import SumWeight, Task
 
+_MOST_QUESTIONS = 4096  # about a picture: a question's draws are its own, however many stand beside it
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQA(Task):
@@ -109,7 +111,7 @@ class VQA(Task):
         known = foreseen(*self._given(forward), shape[0])
         length = forward.batch["answer_text"].shape[-1]
         if self.answer == "rank":
-            ids, mask = forward.processor.encode(forward.processor.answers, length)
+            ids, mask = forward.processor.tokenizer.encode(forward.processor.answers, length)  # as training had them
             likelihood = rank(
                 forward.model, forward.params, jnp.asarray(ids), jnp.asarray(mask), fused.tokens,
                 candidates=self.candidates,
@@ -125,7 +127,7 @@ class VQA(Task):
             length=length,
             forced=forced_ids(self.generation, forward.processor),
             rng=forward.rng(self.name),
-            rows=(row[:, None] * shape[1] + jnp.arange(shape[1])).reshape(-1),
+            rows=(row[:, None] * _MOST_QUESTIONS + jnp.arange(shape[1])).reshape(-1),
         )
         sure = jnp.exp(self._likelihood(forward, ids, fused.tokens)).reshape(shape)
         return {"ids": ids.reshape(*shape, -1), "confidence": sure, **known}
