@@ -167,8 +167,9 @@ def test_saves_come_at_the_interval_and_the_newest_and_best_are_kept(tmp_path):
         save(Checkpointer(tmp_path, config), 12, metrics={"vqa/acuracy": 1.0})
 
 
-def test_smallest_is_best_in_mode_min(tmp_path):
-    checkpointer = Checkpointer(tmp_path, CheckpointConfig(keep_latest=1, best="loss", best_mode="min"))
+@pytest.mark.parametrize("mode", ["min", ""], ids=["said", "by its name"])
+def test_smallest_is_best_in_mode_min_and_of_a_loss(tmp_path, mode):
+    checkpointer = Checkpointer(tmp_path, CheckpointConfig(keep_latest=1, best="loss", best_mode=mode))
     for step, loss in enumerate([3.0, 1.0, 2.0, 4.0], 1):
         save(checkpointer, step, {"x": jnp.ones(1)}, metrics={"loss": loss})
     checkpointer.close()

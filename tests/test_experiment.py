@@ -54,6 +54,9 @@ def test_sets_feed_the_stream_of_their_name_and_tasks_find_theirs():
     made["tasks"] = {"captioning": {}, "vqa": {"stream": "asked", "answer": "generate"}}
     config = from_mapping(made)
     assert {n: s.stream for n, s in config.data.test.items()} == {"asked": "asked", "other": "pairs"}
+    made["data"]["train"] = {"a": {"path": "p.csv", "stream": "pairs"}, "b": {"path": "q.csv", "stream": "asked"}}
+    made["data"]["train"]["batch_size"] = 4
+    assert {n: s.stream for n, s in from_mapping(made).data.test.items()} == {"asked": "asked", "other": "pairs"}
     assert {n: list(config.tasks_of(n)) for n in streams if n != "batch_size"} == {
         "pairs": ["captioning"],
         "asked": ["vqa"],
@@ -72,3 +75,17 @@ def test_length_in_steps_epochs_or_examples():
     made["train"] = {"steps": 7, "epochs": 1}
     with pytest.raises(ConfigError, match="exactly one above 0"):
         from_mapping(made)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"train": {"steps": 3, "log_every": 0}}, "config.train.log_every: found 0, expected 1 or more"),
+        ({"train": {"steps": 3, "max_bad_steps": 0}}, "config.train.max_bad_steps: found 0, expected 1 or more"),
+        ({"train": {"steps": -5, "epochs": 1}}, "config.train.steps: found -5, expected 0 or more"),
+        ({"data": "train.csv"}, r"config.data: found 'train.csv', expected a group of keys"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(over, message):
+    with pytest.raises(ConfigError, match=message):
+        from_mapping({**mapping(), **over})

@@ -60,6 +60,7 @@ def test_a_run_begins_with_the_sources_processor_and_names_what_overrides_it(sma
     [
         ({"init": {"path": "nowhere"}}, "config.init.path: 'nowhere' is no workdir"),
         ({"init": {"fresh": ["pool/.*"]}}, "config.init.fresh: the pattern 'pool/.*' matches no parameter"),
+        ({"init": {"fresh": ["pool/("]}}, "config.init.fresh: 'pool/(' is no regular expression"),
         ({"model": {"patch_encoder": {"mlp_dim": 48}}}, "'patch_encoder/transformer/block_00/mlp/down/kernel' is"),
         ({"model": {"patch_encoder": {"adapter": 4}}, "optimizer": {"train": ["head_.*"]}},
          "8 parameters begin at random and are never trained"),

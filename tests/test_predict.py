@@ -74,6 +74,15 @@ def test_a_folder_is_predicted_in_batches_as_alone_and_a_killed_run_goes_on(run,
     assert {line["id"]: words(line) for line in again} == {line["id"]: words(line) for line in lines}
     before = out.read_bytes()
     assert run(*command)[0] == 0 and out.read_bytes() == before  # all is done
+    drawn = ("--input", folder, "--out", tmp_path / "d.jsonl", "--config.tasks.captioning.generation.temperature=2.0")
+    assert run(*drawn)[0] == 0
+    kept = (tmp_path / "d.jsonl").read_bytes().splitlines(keepends=True)
+    captions = {line["id"]: words(line) for line in read(tmp_path / "d.jsonl")}
+    assert captions.keys() == whole.keys()
+    (tmp_path / "d.jsonl").write_bytes(b"".join(kept[:5]))
+    assert run(*drawn)[0] == 0  # other rows stand beside one another now
+    assert {line["id"]: words(line) for line in read(tmp_path / "d.jsonl")} == captions
+    assert run(*drawn[:-1])[0] == 2, "lines of another temperature are not mixed"
     code, _, err = run("--input", folder, "--out", out)
     assert code == 2 and "holds results of another run: question was 'what color" in err
 

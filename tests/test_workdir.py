@@ -6,7 +6,8 @@ import numpy as np
 from conftest import planned, stored
 
 from mmjax import cli
-from mmjax.workdir import Workdir
+from mmjax.init_config import InitConfig
+from mmjax.workdir import Workdir, source_of
 
 
 def test_a_lora_checkpoint_holds_what_was_trained_and_its_base_is_read_again(adapted, base):
@@ -23,6 +24,11 @@ def test_a_lora_checkpoint_holds_what_was_trained_and_its_base_is_read_again(ada
     for name, value in other.items():
         adapts = name.endswith("/kernel") or name.startswith("head_")
         assert np.array_equal(value, one[name]) != adapts, name
+
+
+def test_a_part_of_a_run_is_named_with_the_checkpoint_that_was_asked_for(base):
+    found = [source_of(InitConfig(patch_encoder=str(base), checkpoint=step)).identity for step in ("2", "4")]
+    assert [identity["step"] for identity in found] == ["2", "4"] and found[0]["sha256"] != found[1]["sha256"]
 
 
 def test_another_base_is_refused_by_name(small, run_file, base, adapted, tmp_path, capsys):
