@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmjax.errors import ConfigError
-from mmjax.experiment import Config, from_mapping
+from mmjax.experiment import Config, EarlyStop, from_mapping
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,3 +89,17 @@ def test_length_in_steps_epochs_or_examples():
 def test_what_cannot_be_meant_is_an_error(over, message):
     with pytest.raises(ConfigError, match=message):
         from_mapping({**mapping(), **over})
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "asks"),
+    [
+        ([0.5, 0.55, 0.58], "max", True),  # two in a row that are not better by more than 0.1
+        ([0.5, 0.55, 0.65], "max", False),  # 0.65 is, of the 0.5 that counts as the best so far
+        ([0.5, 0.45, 0.42], "min", True),
+        ([0.5, 0.45, 0.35], "min", False),
+        ([0.5, 0.4], "max", False),  # one is not yet two
+    ],
+)
+def test_a_change_below_the_least_is_none(values, mode, asks):
+    assert EarlyStop(patience=2, min_change=0.1).asks(values, mode) is asks
