@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 . launch/setup.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest -q -n 2 --dist loadfile --durations 15 "$@"
+.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 "$@"

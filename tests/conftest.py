@@ -26,6 +26,14 @@ def pytest_configure(config):
         os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
 
 
+# A worker takes a file at a time; one of these begun last would run alone for minutes.
+LONGEST = ("test_real_sets.py", "test_train.py", "test_configs.py", "test_cli.py", "test_tune.py", "test_train_step.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory):
     """20 drawn pictures of 32 px: all.jsonl has captions, questions, a label and labels of each, talks.json (as LLaVA
