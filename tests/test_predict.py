@@ -143,3 +143,25 @@ def test_a_decoder_that_writes_may_choose_from_a_list(tiny_mapping, run_file, ti
     assert "vqa_generate/accuracy" in capsys.readouterr().out
     assert cli.main([*judge, "--config.tasks.vqa_generate.answer=class"]) == 2
     assert "found 'class', but the run was trained to answer as 'generate'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_each_question_about_a_picture_is_a_conversation_of_its_own(tiny_mapping, run_file, tiny_set, tmp_path, capsys):
+    mapping = tiny_mapping("chat", data__train__path="talks.json", processor__chat_length=40, train__steps=1)
+    mapping["model"] |= {"text_encoder": None, "fusion": {"name": "none"}}
+    mapping["mesh"] = {"data": 0}
+    assert cli.main(["train", "--config", str(run_file(mapping)), "--workdir", str(tmp_path / "w")]) == 0
+    asked = ["what color is the circle?", "how many shapes are there?"]
+    rows = [{"image": "00.png", "question": question, "answer": "two"} for question in asked]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["predict", "--workdir", str(tmp_path / "w"), "--root", str(tiny_set / "images")]
+    answers = tmp_path / "a.jsonl"
+    assert cli.main([*command, "--input", str(tmp_path / "asked.jsonl"), "--out", str(answers)]) == 0
+    said = read(answers)
+    assert len(said) == 2 and all(
+        line["chat"]["said"][0].startswith(question) for line, question in zip(said, asked, strict=True)
+    )
+    assert cli.main([*command[:3], "--input", str(tiny_set / "talks.json"), "--root", str(tiny_set / "images"),
+                     "--question", asked[0], "--out", str(tmp_path / "b.jsonl")]) == 0  # fmt: skip
+    told = [line for line in read(tmp_path / "b.jsonl") if "error" not in line]
+    assert told and all(line["chat"]["said"][0].startswith(asked[0]) for line in told)
