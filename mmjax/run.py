@@ -237,7 +237,7 @@ def check_best(config: Config, names: list[str]) -> None:
             f"config.checkpoint.best: found '{best}', but nothing is judged: config.data.holdout is 0, and there is no "
             "config.data.validation. Set one of them, or leave it out."
         )
-    names += [f"{name}_raw" for name in names] if config.train.ema else []
+    names = [*names, *(f"{name}_raw" for name in names if config.train.ema)]
     name, _, figure = best.partition("/")
     task = figure.partition("/")[0]
     if name not in names:
