@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from mmjax.errors import ConfigError
 from mmjax.evaluators.figure import Figure, Record
+from mmjax.table import columns
 
 RESAMPLES = 200
 
@@ -51,6 +53,24 @@ class MeanAveragePrecision:
         rows = np.asarray(batch["valid"] & batch["labels_valid"], bool)
         self._scores.append(np.asarray(outputs["probability"], np.float32)[rows])
         self._truth.append(np.asarray(batch["labels"], bool)[rows])
+
+    def pages(self) -> dict[str, Any]:
+        """`classes.txt`: average precision of each class; precision, recall and F1 at 0.5 (scikit-learn)."""
+        from sklearn.metrics import classification_report
+
+        scores, truth = np.concatenate(self._scores), np.concatenate(self._truth)
+        seen = np.flatnonzero(truth.any(axis=0))
+        ranked = [(self.labels[c], average_precision(scores[:, c], truth[:, c])[0], truth[:, c].sum()) for c in seen]
+        rows = [(name, f"{precision:.3f}", f"{count:,}") for name, precision, count in ranked]
+        said = classification_report(
+            truth[:, seen],
+            scores[:, seen] >= 0.5,
+            labels=np.arange(len(seen)),
+            target_names=[self.labels[c] for c in seen],
+            zero_division=0,
+            digits=3,
+        )
+        return {"classes.txt": f"{columns([('class', 'average precision', 'pictures'), *rows])}\n\n{said}"}
 
     def figures(self) -> list[Figure]:
         truth = np.concatenate(self._truth) if self._truth else np.zeros((0, len(self.labels)), bool)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_score
 
 from mmjax.errors import ConfigError
 from mmjax.evaluators.mean_average_precision import MeanAveragePrecision, average_precision
@@ -37,6 +37,14 @@ def test_the_mean_is_over_the_classes_that_the_set_has():
     assert figure.value == pytest.approx(expected)
     assert figure.baseline == pytest.approx(truth[kept][:, [0, 1, 3]].mean())
     assert figure.interval[0] < figure.value < figure.interval[1]
+    lines = [line.split() for line in judge.pages()["classes.txt"].splitlines()]
+    told = {line[0]: line[1:] for line in lines if line and line[0] in "abcd" and len(line) == 3}
+    assert told == {
+        "abcd"[c]: [f"{average_precision_score(truth[kept, c], scores[kept, c]):.3f}", str(truth[kept, c].sum())]
+        for c in (0, 1, 3)
+    }
+    (at_half,) = (line[1:] for line in lines if line[:1] == ["a"] and len(line) == 5)
+    assert at_half[0] == f"{precision_score(truth[kept, 0], scores[kept, 0] >= 0.5):.3f}"
 
 
 def test_the_baseline_is_what_a_random_order_tends_to():
