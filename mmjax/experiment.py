@@ -189,7 +189,12 @@ class Config:
                 "checkpoint.best=validation/vqa/accuracy."
             )
         unread = [n for n in self.data.streams if not self.tasks_of(n)]
-        if unread and (self.tasks or not self.eval.probe):
+        if unread and not self.tasks and not self.eval.probe:
+            raise ConfigError(
+                f"{where}.tasks: empty, so that nothing is said of {where}.data.train. Name a task; or judge the "
+                f"pictures' features as they are, by eval.probe=true."
+            )
+        if unread and self.tasks:
             raise ConfigError(
                 f"{where}.data.train.{unread[0]}: no task reads this stream. Name it in tasks.NAME.stream."
             )

@@ -55,6 +55,19 @@ def test_a_contrastive_folder_ranks_labels_at_once(name, folder, picture, tmp_pa
     assert {line.split("%")[1].strip() for line in lines} == {"a red circle", "a blue dog"}
 
 
+def test_a_backbone_without_tasks_is_judged_by_its_features(folder, tiny_set, tmp_path, capsys):
+    assert imported(folder("vit_bare"), tmp_path / "w") == 0
+    data = [f"--config.data.{x}" for x in (f"root={tiny_set}", "train.path=all.jsonl", "train.batch_size=8")]
+    command = ["eval", "--workdir", str(tmp_path / "w"), "--config.eval.probe=true", "--config.mesh.data=0"]
+    assert cli.main([*command, *data, "--config.data.holdout=0.4"]) == 0
+    told = capsys.readouterr().out
+    assert "probe/linear_accuracy" in told and "probe/neighbours_accuracy" in told
+    assert cli.main(["eval", "--workdir", str(tmp_path / "w"), *data]) == 2
+    assert "config.tasks: empty, so that nothing is said" in capsys.readouterr().err
+    assert cli.main(["compare", "--after", str(tmp_path / "w")]) == 2
+    assert "was imported, not trained" in capsys.readouterr().err
+
+
 def test_a_classifier_names_its_classes(folder, picture, tmp_path, capsys):
     assert imported(folder("vit"), tmp_path / "w") == 0
     assert cli.main(["predict", "--workdir", str(tmp_path / "w"), "--image", str(picture)]) == 0
