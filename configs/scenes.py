@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.optimizer = {
         "name": "muon",
         "args": {"consistent_rms": 0.2},
-        "lr": 6e-3,
+        "lr": 3e-3,
         "warmup": "5%",
         "weight_decay": 0.05,
     }
