@@ -20,8 +20,8 @@ import numpy as np
 from mmjax import report, sharding
 from mmjax.config import plain
 from mmjax.data.answers import normalise
+from mmjax.data.buckets import rounded
 from mmjax.data.image_files import PictureError
-from mmjax.data.processor import rounded
 from mmjax.data.requests import Pictures, open_requests
 from mmjax.data.sources import Record, Source
 from mmjax.errors import ConfigError

@@ -67,3 +67,8 @@ class Buckets:
             f"{self.feature} in buckets of {', '.join(map(str, self.buckets))} tokens: padding {1 - real / cut:.0%}, "
             f"{1 - real / whole:.0%} without"
         )
+
+
+def rounded(count: int, most: int) -> int:
+    """`count` up to the next power of two, at most `most`."""
+    return min(most, 1 << max(count - 1, 0).bit_length())

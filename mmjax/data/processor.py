@@ -19,6 +19,7 @@ from mmjax.config import build, choice, plain
 from mmjax.config import differences as config_differences
 from mmjax.data import answers as answering
 from mmjax.data import chat, chat_jinja, cleaning
+from mmjax.data.buckets import rounded
 from mmjax.data.choices import ANSWER, IMAGE, QUESTION, TEXT, bytes_key, names_a_side, pick, text_key
 from mmjax.data.images import Augment, ImageSettings, draws, image_pil
 from mmjax.data.order import uniforms
@@ -354,11 +355,6 @@ class Processor:
         shape = (len(texts), len(texts[0]), length)
         ids, mask = self.tokenizer.encode([text for row in texts for text in row], length)
         return ids.reshape(shape), mask.reshape(shape)
-
-
-def rounded(count: int, most: int) -> int:
-    """`count` up to the next power of two, at most `most`."""
-    return min(most, 1 << max(count - 1, 0).bit_length())
 
 
 def _single_spaced(text: str) -> str:
