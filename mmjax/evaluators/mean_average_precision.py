@@ -62,9 +62,10 @@ class MeanAveragePrecision:
         seen = np.flatnonzero(truth.any(axis=0))
         ranked = [(self.labels[c], average_precision(scores[:, c], truth[:, c])[0], truth[:, c].sum()) for c in seen]
         rows = [(name, f"{precision:.3f}", f"{count:,}") for name, precision, count in ranked]
+        # A column that is never true: of one column alone scikit-learn would report the class "false".
         said = classification_report(
-            truth[:, seen],
-            scores[:, seen] >= 0.5,
+            np.pad(truth[:, seen], ((0, 0), (0, 1))),
+            np.pad(scores[:, seen] >= 0.5, ((0, 0), (0, 1))),
             labels=np.arange(len(seen)),
             target_names=[self.labels[c] for c in seen],
             zero_division=0,

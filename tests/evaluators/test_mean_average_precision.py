@@ -58,3 +58,16 @@ def test_a_set_without_labels_is_an_error():
     judge = MeanAveragePrecision("objects", labels=("a",))
     with pytest.raises(ConfigError, match="objects: no picture of the test set has labels"):
         judge.figures()
+
+
+def test_the_page_of_a_single_class_is_about_the_pictures_that_have_it():
+    judge = MeanAveragePrecision("objects", labels=("a",))
+    truth, scores = np.array([[1], [1], [0], [0], [0]], bool), np.array([[0.9], [0.2], [0.8], [0.7], [0.1]])
+    judge.update(
+        {"probability": scores},
+        {"labels": truth, "labels_valid": truth[:, 0] | True, "valid": np.ones(5, bool)},
+        [{}] * 5,
+    )
+    lines = [x.split() for x in judge.pages()["classes.txt"].splitlines()]
+    (line,) = (x for x in lines if x[:1] == ["a"] and len(x) == 5)
+    assert line[1:] == ["0.333", "0.500", "0.400", "2"]
